@@ -1,0 +1,144 @@
+"""The ``dataset`` section of ``ranking.yaml``: which files hold what, and which column means what."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+from depthrank.schema.durations import Duration
+
+TimeUnit = Literal["s", "ms", "us", "ns", "iso"]
+
+
+class Section(msgspec.Struct, frozen=True, kw_only=True):
+    """Base of all YAML structs: frozen, by keyword."""
+
+
+class TimeColumn(Section, frozen=True, kw_only=True):
+    """A time column with its unit; ``iso`` reads date-times (naive ones are UTC)."""
+
+    column: str
+    unit: TimeUnit
+
+
+Time = Literal["order"] | TimeColumn
+"""``order``: no clock in the data; the row number within the file stands for the time, one second a row."""
+
+
+class ItemsFile(Section, frozen=True, kw_only=True):
+    """One row an item; every other column may be used by a feature as ``item.<column>``."""
+
+    path: str
+    id: str
+
+
+class UsersFile(Section, frozen=True, kw_only=True):
+    """One row a user; every other column may be used by a feature as ``user.<column>``."""
+
+    path: str
+    id: str
+
+
+class Grouping(Section, frozen=True, kw_only=True):
+    """How impressions form requests: by an id column, or by user and a time gap."""
+
+    column: str | None = None
+    gap: Duration | None = None
+    max_candidates: int = 500
+
+    def __post_init__(self) -> None:
+        if (self.column is None) == (self.gap is None):
+            raise ValueError("exactly one of column (a request id) and gap (such as 30m)")
+
+
+class ImpressionsFile(Section, frozen=True, kw_only=True):
+    """One row a shown candidate, with its labels."""
+
+    path: str
+    user: str
+    item: str
+    time: Time
+    request: Grouping
+    position: str | None = None
+    context: tuple[str, ...] = ()
+    candidate: tuple[str, ...] = ()
+    impression_action: str = "impression"
+
+
+class RequestsFile(Section, frozen=True, kw_only=True):
+    """One row a request; ``candidates`` and label columns are lists (or strings split by ``separator``)."""
+
+    path: str
+    user: str
+    time: Time
+    candidates: str
+    request: str | None = None
+    context: tuple[str, ...] = ()
+    candidate: dict[str, str] = {}
+    separator: str | None = None
+    impression_action: str = "impression"
+
+
+class Negatives(Section, frozen=True, kw_only=True):
+    """Sampled negatives for positives-only data: ``per_positive`` items drawn by ``sampler`` (power of popularity)."""
+
+    per_positive: int = 100
+    sampler: Literal["uniform", "popularity"] = "popularity"
+    power: float = 0.75
+    exclude_seen: bool = True
+
+
+class ActionColumn(Section, frozen=True, kw_only=True):
+    """The column that names each event's action."""
+
+    column: str
+
+
+class EventsFile(Section, frozen=True, kw_only=True):
+    """One row an event; ``action`` is one name for all rows or a column."""
+
+    path: str
+    user: str
+    item: str
+    time: Time
+    action: str | ActionColumn
+    negatives: Negatives = Negatives()
+    context: tuple[str, ...] = ()
+    separator: str | None = None
+
+
+class HistoriesFile(Section, frozen=True, kw_only=True):
+    """One row a user (or a row each snapshot) with a list of past items, oldest first.
+
+    ``times`` is a list column beside ``items``. Without it, ``last_time`` dates the newest item and the older ones are
+    laid ``spacing`` apart before it.
+    """
+
+    path: str
+    user: str
+    items: str
+    action: str
+    times: TimeColumn | None = None
+    last_time: TimeColumn | None = None
+    spacing: Duration = Duration(60_000)
+    separator: str | None = None
+
+
+class Dataset(Section, frozen=True, kw_only=True):
+    """All files of a dataset; paths are relative to the folder of ``ranking.yaml``. Parquet, CSV or TSV by suffix."""
+
+    items: ItemsFile | None = None
+    users: UsersFile | None = None
+    requests: RequestsFile | None = None
+    impressions: ImpressionsFile | None = None
+    events: EventsFile | None = None
+    more_events: tuple[EventsFile, ...] = ()
+    histories: tuple[HistoriesFile, ...] = ()
+
+    @property
+    def main(self) -> RequestsFile | ImpressionsFile | EventsFile:
+        """The one file that training examples come from."""
+        found = self.requests or self.impressions or self.events
+        assert found is not None, "checked by Spec"
+        return found

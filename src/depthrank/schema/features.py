@@ -1,0 +1,92 @@
+"""The ``features`` section: one struct a feature kind. A ``source`` is ``<side>.<column>``.
+
+Sides: ``user`` and ``item`` (columns of their files, or ``id``), ``context`` (of the request), ``candidate`` (columns
+sent with the candidates, such as a price or a bid), ``request`` (``request.time``).
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from depthrank.schema.dataset import Section
+from depthrank.schema.durations import Duration
+
+SIDES = ("user", "item", "context", "candidate", "request")
+
+
+class Categorical(Section, frozen=True, kw_only=True, tag_field="kind", tag="categorical"):
+    """One id; values seen fewer than ``min_count`` times share the unknown row."""
+
+    source: str
+    min_count: int = 1
+    width: int | None = None
+
+
+class MultiHot(Section, frozen=True, kw_only=True, tag_field="kind", tag="multi_hot"):
+    """Several ids (a list column, or a string split by ``separator``), mean-pooled; at most ``max_values`` are kept."""
+
+    source: str
+    separator: str | None = None
+    max_values: int = 8
+    min_count: int = 1
+    width: int | None = None
+
+
+class Text(Section, frozen=True, kw_only=True, tag_field="kind", tag="text"):
+    """Lower-cased words hashed into ``buckets`` rows, mean-pooled."""
+
+    source: str
+    buckets: int = 8_192
+    max_values: int = 12
+    width: int | None = None
+
+
+class Numeric(Section, frozen=True, kw_only=True, tag_field="kind", tag="numeric"):
+    """One number: ``rank`` maps it to its quantile in the training data, ``log`` to log1p, ``standard`` to z-scores.
+
+    ``within: request`` adds the candidate's rank and difference to the request's median (prices in a displayed list).
+    """
+
+    source: str
+    transform: Literal["rank", "log", "standard", "none"] = "rank"
+    within: Literal["request"] | None = None
+
+
+class Vector(Section, frozen=True, kw_only=True, tag_field="kind", tag="vector"):
+    """A fixed-length list of numbers, such as an image or text embedding."""
+
+    source: str
+    size: int
+
+
+class TimeParts(Section, frozen=True, kw_only=True, tag_field="kind", tag="time"):
+    """Hour of day and weekday of a time, in local time of ``utc_offset_h``; ``age``: log of request time minus it."""
+
+    source: str = "request.time"
+    parts: tuple[Literal["hour", "weekday", "age"], ...] = ("hour", "weekday")
+    unit: Literal["s", "ms", "us", "ns", "iso"] = "ms"
+    utc_offset_h: float = 0.0
+
+
+class Position(Section, frozen=True, kw_only=True, tag_field="kind", tag="position"):
+    """The position at which a candidate was shown: a training-only input against position bias, 0 when serving."""
+
+    max_position: int = 64
+
+
+class Counter(Section, frozen=True, kw_only=True, tag_field="kind", tag="counter"):
+    """Events by ``actions`` of a key over windows, as log-count and, with ``per``, as a smoothed rate.
+
+    ``of`` is ``user``, ``item``, ``user.<column>``, ``item.<column>`` or a pair such as ``user*item.<column>``. Windows
+    are multiples of ``bucket``.
+    """
+
+    of: str
+    actions: tuple[str, ...]
+    windows: tuple[Duration, ...] = (Duration(86_400_000), Duration(604_800_000))
+    bucket: Duration = Duration(3_600_000)
+    per: tuple[str, ...] = ()
+    prior: float = 10.0
+
+
+Feature = Categorical | MultiHot | Text | Numeric | Vector | TimeParts | Position | Counter

@@ -1,0 +1,84 @@
+"""What goes over the wire: requests, answers, events and upserts. Strict on types, told with paths."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import msgspec
+
+Id = str | int
+Candidates = list[Id] | dict[str, list[Any]] | str
+Mode = Literal["adaptive", "full", "router"]
+
+
+class Request(msgspec.Struct, forbid_unknown_fields=True):
+    """One ranking request.
+
+    ``candidates``: item ids, or columns with an ``item`` column, or ``"all"``. ``time_ms``: the time it is asked as of
+    (default now). ``deadline_ms``: how long the answer may take. ``budget``: at most this fraction of the full-depth
+    cost. Raises nothing here: ``check_request`` says what is wrong.
+    """
+
+    user: Id
+    candidates: Candidates
+    context: dict[str, Any] = {}
+    top: int = 10
+    time_ms: int | None = None
+    deadline_ms: float | None = None
+    budget: float | None = None
+    mode: Mode = "adaptive"
+    explain: bool = False
+
+
+class RankedItem(msgspec.Struct):
+    """One returned candidate; ``level`` scored it last (-1: ranked by nothing better than input order)."""
+
+    item: str
+    value: float
+    scores: dict[str, float]
+    level: int
+
+
+class Degraded(msgspec.Struct, rename={"is_": "is"}):
+    """Whether the answer is less than was asked for, and why."""
+
+    is_: bool = False
+    reasons: list[str] = []
+
+
+class Answer(msgspec.Struct, omit_defaults=False):
+    """The ranking: ordered by deepest level reached, then value, then item id."""
+
+    request_id: str
+    model: str
+    items: list[RankedItem]
+    plan: list[int]
+    candidates_scored: list[int]
+    timings_ms: dict[str, float]
+    degraded: Degraded
+    explain: dict[str, Any] | None = None
+
+
+class EventIn(msgspec.Struct):
+    """One event as a client sends it; unknown fields are kept in ``extra``."""
+
+    user: Id
+    item: Id
+    action: str
+    time_ms: int | None = None
+    event_id: str | None = None
+    request_id: str | None = None
+    position: int | None = None
+
+
+class Limits(msgspec.Struct, frozen=True, kw_only=True):
+    """What the edge lets in; above a limit is a 413 (body, candidates) or a 422 (fields)."""
+
+    max_body_bytes: int = 16 * 1024 * 1024
+    max_candidates: int = 50_000
+    max_events: int = 50_000
+    max_items: int = 50_000
+    max_id_chars: int = 1_000_000
+    max_top: int = 50_000
+    max_depth: int = 32
+    future_ms: int = 60_000
