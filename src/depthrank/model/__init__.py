@@ -1,0 +1,27 @@
+"""The elastic ranker: user encoder, levels and heads, in request-centric form."""
+
+from __future__ import annotations
+
+from depthrank.model.config import LevelConfig, ModelConfig, SideConfig, derive_model_config
+from depthrank.model.elastic_ranker import ElasticRanker, RequestState
+from depthrank.model.encoded_inputs import candidate_inputs, request_inputs
+from depthrank.model.expert import CandidateState
+from depthrank.model.inputs import CandidateInputs, CandidateLayout, ItemSide, RequestInputs
+from depthrank.model.user_encoder import UserState
+
+__all__ = [
+    "CandidateInputs",
+    "CandidateLayout",
+    "CandidateState",
+    "ElasticRanker",
+    "ItemSide",
+    "LevelConfig",
+    "ModelConfig",
+    "RequestInputs",
+    "RequestState",
+    "SideConfig",
+    "UserState",
+    "candidate_inputs",
+    "derive_model_config",
+    "request_inputs",
+]

@@ -1,0 +1,143 @@
+"""Sizes of the elastic ranker, derived from the spec and the feature layout; frozen, saved in the manifest.
+
+Legend of sizes: D width, E embedding width, H heads, T tokens.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
+
+from depthrank.features import EncoderLayout, SideLayout
+from depthrank.schema import Spec
+from depthrank.tables import TableSlot
+
+
+@dataclass(frozen=True)
+class SideConfig:
+    """One side's encoded columns: id slots and the number of float columns."""
+
+    slots: tuple[TableSlot, ...] = ()
+    num_floats: int = 0
+
+    @classmethod
+    def of(cls, side: SideLayout) -> SideConfig:
+        """The model's view of a side's layout."""
+        slots = tuple(TableSlot(s.feature, s.num_rows, s.start, s.stop) for s in side.ids)
+        return cls(slots, side.num_floats)
+
+
+@dataclass(frozen=True)
+class LevelConfig:
+    """A level beyond the router: which encoder layers its candidates attend to, and its interaction."""
+
+    reads: tuple[int, ...]
+    interaction_layers: int = 2
+    interaction_rank: int = 8
+    interaction_tokens: int = 8
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """Everything needed to build an ElasticRanker."""
+
+    tasks: tuple[str, ...]
+    prior_logit: tuple[float, ...]
+    num_actions: int
+    request: SideConfig
+    item: SideConfig
+    candidate: SideConfig
+    history_length: int = 100
+    width: int = 64
+    table_width: int = 32
+    heads: int = 4
+    ffn_multiple: int = 2
+    request_tokens: int = 4
+    item_tokens: int = 3
+    candidate_tokens: int = 2
+    router_layers: int = 2
+    levels: tuple[LevelConfig, ...] = field(default_factory=lambda: (LevelConfig(reads=(0, 1)),))
+    dropout: float = 0.1
+    time_gaps: bool = True
+
+    @property
+    def num_levels(self) -> int:
+        """Router and the levels beyond it."""
+        return 1 + len(self.levels)
+
+    @property
+    def encoder_layers(self) -> int:
+        """Layers of the user encoder: as deep as the deepest level reads."""
+        return max([self.router_layers, *(max(level.reads) + 1 for level in self.levels)])
+
+    def to_plain(self) -> dict[str, Any]:
+        """Plain data for the manifest."""
+        return asdict(self)
+
+    @classmethod
+    def from_plain(cls, plain: dict[str, Any]) -> ModelConfig:
+        """Inverse of ``to_plain``; raises TypeError or KeyError where the data is of another form."""
+
+        def side(value: dict[str, Any]) -> SideConfig:
+            return SideConfig(tuple(TableSlot(**s) for s in value["slots"]), int(value["num_floats"]))
+
+        def level(value: dict[str, Any]) -> LevelConfig:
+            return LevelConfig(**{**value, "reads": tuple(value["reads"])})
+
+        return cls(
+            **{
+                **plain,
+                "tasks": tuple(plain["tasks"]),
+                "prior_logit": tuple(plain["prior_logit"]),
+                "request": side(plain["request"]),
+                "item": side(plain["item"]),
+                "candidate": side(plain["candidate"]),
+                "levels": tuple(level(v) for v in plain["levels"]),
+            }
+        )
+
+
+_PRESETS: dict[str, dict[str, Any]] = {
+    "demo": {"width": 64, "table_width": 32, "heads": 4, "router_layers": 2, "levels": (LevelConfig(reads=(0, 1)),)},
+    "small": {"width": 128, "table_width": 48, "heads": 4, "router_layers": 2, "levels": (LevelConfig((0, 1, 2), 3),)},
+    "medium": {
+        "width": 256,
+        "table_width": 64,
+        "heads": 8,
+        "router_layers": 2,
+        "levels": (LevelConfig((0, 1), 2), LevelConfig((2, 3), 3, 16, 16)),
+    },
+    "large": {
+        "width": 1_024,
+        "table_width": 128,
+        "heads": 16,
+        "ffn_multiple": 4,
+        "router_layers": 2,
+        "levels": (LevelConfig((0, 1), 1), LevelConfig((2, 3, 4, 5), 3, 16, 16), LevelConfig((6, 7, 8, 9), 4, 32, 32)),
+    },
+}
+
+
+def derive_model_config(spec: Spec, layout: EncoderLayout, prior_logit: tuple[float, ...]) -> ModelConfig:
+    """The sizes for a spec: its preset with its overrides. ``prior_logit``: log-odds of each task in training."""
+    config = ModelConfig(
+        tasks=tuple(spec.tasks),
+        prior_logit=prior_logit,
+        num_actions=len(spec.history_actions),
+        request=SideConfig.of(layout.request),
+        item=SideConfig.of(layout.item),
+        candidate=SideConfig.of(layout.candidate),
+        history_length=spec.history.length,
+        time_gaps=spec.model.time_gaps,
+        **_PRESETS[spec.model.preset],
+    )
+    settings = spec.model
+    for name in ("width", "heads", "dropout"):
+        if (value := getattr(settings, name)) is not None:
+            config = replace(config, **{name: value})
+    if settings.encoder_layers is not None:
+        config = replace(config, router_layers=settings.encoder_layers)
+    if settings.expert_layers is not None:
+        reads = tuple(range(settings.expert_layers))
+        config = replace(config, levels=(replace(config.levels[-1], reads=reads),))
+    return config

@@ -1,0 +1,136 @@
+"""The elastic ranker: one model, several levels, each of them an exit. Request-centric: no request-side value is
+computed or stored per candidate.
+
+A request goes: ``encode_items`` (once per model generation) -> ``begin`` (user encoder, request tokens) -> ``route``
+(level 0 for all candidates) -> ``start`` and ``refine`` for the candidates that go deeper, level by level.
+
+Legend: R requests, N candidates, S sequences, L history length, P = L + 1, D width, K tasks, T tokens, U item rows.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+
+from depthrank.model.blocks import SwiGLU, norm
+from depthrank.model.config import ModelConfig
+from depthrank.model.expert import CandidateState, Expert, RequestView
+from depthrank.model.feature_tokens import FeatureTokens
+from depthrank.model.inputs import CandidateInputs, CandidateLayout, ItemSide, RequestInputs
+from depthrank.model.router import Router, UserVector
+from depthrank.model.user_encoder import UserEncoder, UserState
+
+
+@dataclass
+class RequestState:
+    """Everything computed once a request: the user's state as the request sees it, and the router's user vector."""
+
+    view: RequestView
+    user: UserVector
+
+    @property
+    def num_requests(self) -> int:
+        """Number of requests R."""
+        return self.view.length_R.shape[0]
+
+
+class ElasticRanker(nn.Module):
+    """Router and experts over one user encoder and one set of item tokens."""
+
+    calibration_scale_LK: Tensor
+    calibration_offset_LK: Tensor
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.config = config
+        width = config.width
+        self.register_buffer("calibration_scale_LK", torch.ones(config.num_levels, len(config.tasks)))
+        self.register_buffer("calibration_offset_LK", torch.zeros(config.num_levels, len(config.tasks)))
+        sizes = {"table_width": config.table_width, "width": width, "hidden": 2 * width}
+        self.item_features = FeatureTokens(config.item, num_tokens=config.item_tokens, **sizes)
+        self.request_features = FeatureTokens(config.request, num_tokens=config.request_tokens, **sizes)
+        self.candidate_features = FeatureTokens(config.candidate, num_tokens=config.candidate_tokens, **sizes)
+        self.item_vector = nn.Linear(config.item_tokens * width, width, bias=False)
+        self.item_mlp = SwiGLU(config.item_tokens * width, 2 * width, width)
+        self.item_bias = nn.Linear(config.item_tokens * width, len(config.tasks), bias=False)
+        nn.init.zeros_(self.item_bias.weight)
+        self.encoder = UserEncoder(config)
+        self.summary_norm = norm(width)
+        self.router = Router(config)
+        self.candidate_start = nn.Linear((config.item_tokens + config.candidate_tokens) * width, width, bias=False)
+        self.experts = nn.ModuleList(Expert(config, level) for level in config.levels)
+
+    def probabilities(self, level: int, logits_NK: Tensor) -> Tensor:
+        """Calibrated probabilities [N, K] of a level's logits (a scale and an offset per level and task)."""
+        return torch.sigmoid(logits_NK * self.calibration_scale_LK[level] + self.calibration_offset_LK[level])
+
+    def encode_items(self, ids_UI: Tensor, floats_UF: Tensor) -> ItemSide:
+        """Item-only values of U rows: tokens [U, T, D], router vectors [U, D], biases [U, K]."""
+        tokens_UTD = self.item_features(ids_UI, floats_UF)
+        flat_UX = tokens_UTD.flatten(1)
+        return ItemSide(tokens_UTD, self.item_vector(flat_UX) + self.item_mlp(flat_UX), self.item_bias(flat_UX))
+
+    def encode_history(self, request: RequestInputs, items: ItemSide, depth: int) -> UserState:
+        """The user state of S histories, ``depth`` layers deep; nothing in it depends on the request."""
+        token_SLD = items.vector_UD[request.history_rows_SL.to(torch.int64)]
+        state = self.encoder.start(token_SLD, request.actions_SL, request.gaps_SL)
+        return self.encoder.deepen_(state, depth)
+
+    def begin(self, request: RequestInputs, items: ItemSide, *, state: UserState | None = None) -> RequestState:
+        """What level 0 needs of R requests; ``state`` continues a user state encoded before."""
+        depth = self.config.router_layers
+        state = self.encode_history(request, items, depth) if state is None else self.encoder.deepen_(state, depth)
+        length_R, sequence_R = request.length_R.to(torch.int64), request.sequence_of_request_R
+        position_P = torch.arange(state.x_SPD.shape[1], device=length_R.device)
+        visible_RP = position_P.unsqueeze(0) <= length_R.unsqueeze(1)
+        age_RP = nn.functional.pad(request.age_RL.to(torch.int64) + 1, (1, 0))  # bucket 0 is the start token
+        rows_R = torch.arange(length_R.shape[0], device=length_R.device) if sequence_R is None else sequence_R
+        summary_RD = self.summary_norm(state.x_SPD[rows_R, length_R])
+        tokens_RTD = self.request_features(request.ids_RI, request.floats_RF)
+        user = self.router.user_vector(summary_RD, tokens_RTD)
+        with_user_RTD = torch.cat((tokens_RTD, summary_RD.unsqueeze(1)), dim=1)
+        view = RequestView(state, sequence_R, age_RP, visible_RP, length_R, with_user_RTD)
+        return RequestState(view, user)
+
+    def route(self, request: RequestState, items: ItemSide, candidates: CandidateInputs) -> Tensor:
+        """Level 0: logits [N, K] of all candidates."""
+        return self.router(request.user, items, candidates)  # type: ignore[no-any-return]
+
+    def start(self, items: ItemSide, candidates: CandidateInputs) -> CandidateState:
+        """Candidate states before level 1."""
+        own_NTD = self.candidate_features(candidates.ids_NI, candidates.floats_NF)
+        tokens_NTD = torch.cat((items.tokens_UTD[candidates.rows_N], own_NTD), dim=1)
+        return CandidateState(tokens_NTD, self.candidate_start(tokens_NTD.flatten(1)))
+
+    def refine(
+        self,
+        level: int,
+        request: RequestState,
+        candidates: CandidateState,
+        request_of_candidate_N: Tensor,
+        logits_before_NK: Tensor,
+        layout: CandidateLayout | None = None,
+    ) -> tuple[Tensor, CandidateState]:
+        """Level >= 1: corrected logits [N, K] and the states for the next level."""
+        expert = cast(Expert, self.experts[level - 1])
+        self.encoder.deepen_(request.view.state, expert.depth)
+        layout = layout or CandidateLayout(request_of_candidate_N, request.num_requests)
+        return expert(candidates, request.view, layout, request_of_candidate_N, logits_before_NK)  # type: ignore[no-any-return]
+
+    def levels_from(self, seen: RequestState, items: ItemSide, candidates: CandidateInputs) -> list[Tensor]:
+        """Logits [N, K] of every level for every candidate of requests already begun."""
+        logits = [self.route(seen, items, candidates)]
+        state = self.start(items, candidates)
+        layout = CandidateLayout(candidates.request_of_candidate_N, seen.num_requests)
+        for level in range(1, self.config.num_levels):
+            before = logits[-1].detach()
+            refined, state = self.refine(level, seen, state, candidates.request_of_candidate_N, before, layout)
+            logits.append(refined)
+        return logits
+
+    def forward(self, request: RequestInputs, items: ItemSide, candidates: CandidateInputs) -> list[Tensor]:
+        """Full depth: logits [N, K] of every level, as training and every reference use it."""
+        return self.levels_from(self.begin(request, items), items, candidates)

@@ -1,0 +1,105 @@
+"""A level beyond the router: target attention to the user's K/V, then a Wukong interaction, then heads.
+
+A level corrects the logits of the level before it (its own head starts at zero), and continues from that level's
+candidate states, so scores improve with depth and nothing is computed twice.
+
+Legend: R requests, N candidates, D width, K tasks, T tokens.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from depthrank.model.blocks import SwiGLU, norm
+from depthrank.model.config import LevelConfig, ModelConfig
+from depthrank.model.inputs import CandidateLayout
+from depthrank.model.target_attention import TargetAttention
+from depthrank.model.user_encoder import UserState
+from depthrank.model.wukong import WukongInteraction
+
+
+@dataclass
+class CandidateState:
+    """What levels hand on: the candidates' tokens [N, T, D] and their running state [N, D]."""
+
+    tokens_NTD: Tensor
+    x_ND: Tensor
+
+    def select(self, index: Tensor) -> CandidateState:
+        """The states of a sorted ``index``: survivors, gathered once."""
+        return CandidateState(self.tokens_NTD[index], self.x_ND[index])
+
+
+@dataclass
+class RequestView:
+    """What a request reads of its user's state: K/V of each layer, what is visible, and its own tokens."""
+
+    state: UserState
+    sequence_of_request_R: Tensor | None
+    age_RP: Tensor
+    visible_RP: Tensor
+    length_R: Tensor
+    tokens_RTD: Tensor
+
+    def keys_values(self, layer: int) -> tuple[Tensor, Tensor]:
+        """K and V [R, H, P, d] of an encoder layer, by request."""
+        k, v = self.state.keys_SHPd[layer], self.state.values_SHPd[layer]
+        if self.sequence_of_request_R is None:
+            return k, v
+        return k[self.sequence_of_request_R], v[self.sequence_of_request_R]
+
+
+class Expert(nn.Module):
+    """One level: logits [N, K] and the next candidate states."""
+
+    def __init__(self, config: ModelConfig, level: LevelConfig) -> None:
+        super().__init__()
+        width = config.width
+        self.reads = level.reads
+        self.attention = nn.ModuleList(TargetAttention(config) for _ in level.reads)
+        num_candidate = config.item_tokens + config.candidate_tokens + 1
+        self.interaction = WukongInteraction(
+            config.request_tokens + 1,
+            num_candidate,
+            level.interaction_tokens,
+            level.interaction_rank,
+            width,
+            level.interaction_layers,
+        )
+        self.pool = nn.Linear(level.interaction_tokens * width, width, bias=False)
+        self.head_norm = norm(width)
+        self.head_mlp = SwiGLU(width, 2 * width, width)
+        self.head = nn.Linear(width, len(config.tasks), bias=False)
+        nn.init.zeros_(self.head.weight)
+        self.dropout = nn.Dropout(config.dropout)
+
+    @property
+    def depth(self) -> int:
+        """User-encoder layers this level needs."""
+        return max(self.reads) + 1
+
+    def forward(
+        self,
+        candidates: CandidateState,
+        view: RequestView,
+        layout: CandidateLayout,
+        request_of_candidate_N: Tensor,
+        logits_before_NK: Tensor,
+    ) -> tuple[Tensor, CandidateState]:
+        """The corrected logits [N, K] and the states for the next level."""
+        if layout.num_candidates == 0:
+            return logits_before_NK, candidates
+        x_RCD = layout.pad(candidates.x_ND)
+        for layer, attention in zip(self.reads, self.attention, strict=True):
+            keys, values = view.keys_values(layer)
+            x_RCD = attention(x_RCD, keys, values, view.age_RP, view.visible_RP, view.length_R)
+        x_ND = layout.unpad(x_RCD)
+        tokens_NTD = torch.cat((candidates.tokens_NTD, x_ND.unsqueeze(1)), dim=1)
+        mixed_NOD = self.interaction(tokens_NTD, view.tokens_RTD, request_of_candidate_N)
+        pooled_ND = x_ND + self.pool(mixed_NOD.flatten(1))
+        pooled_ND = pooled_ND + self.dropout(self.head_mlp(self.head_norm(pooled_ND)))
+        correction_NK = self.head(self.head_norm(pooled_ND))
+        return logits_before_NK + correction_NK, CandidateState(candidates.tokens_NTD, pooled_ND)

@@ -1,0 +1,41 @@
+"""Encoded columns of one side become T tokens of width D: one fused lookup, one linear map and a SwiGLU beside it.
+
+Legend: n rows, I id columns, F float columns, S features in the table, E table width, T tokens, D width.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from depthrank.model.blocks import SwiGLU, norm
+from depthrank.model.config import SideConfig
+from depthrank.tables import FusedTable
+
+
+class FeatureTokens(nn.Module):
+    """Tokens [n, T, D] of a side; a side without columns is one learned token, the same for all rows."""
+
+    def __init__(self, side: SideConfig, *, table_width: int, width: int, num_tokens: int, hidden: int) -> None:
+        super().__init__()
+        self.width, self.num_tokens = width, num_tokens
+        self.num_inputs = len(side.slots) * table_width + side.num_floats
+        self.table = FusedTable(side.slots, table_width) if side.slots else None
+        # The constant input stands in for a bias in the first map only, so that a side may be empty.
+        self.constant = nn.Parameter(torch.randn(width) * width**-0.5)
+        self.linear = nn.Linear(self.num_inputs, num_tokens * width, bias=False) if self.num_inputs else None
+        self.mlp = SwiGLU(self.num_inputs, hidden, num_tokens * width) if self.num_inputs else None
+        self.norm = norm(width)
+
+    def forward(self, ids_nI: Tensor, floats_nF: Tensor) -> Tensor:
+        """Tokens, float [n, T, D], from integer ids [n, I] and float columns [n, F]."""
+        n = ids_nI.shape[0]
+        tokens_nTD = self.constant.expand(n, self.num_tokens, self.width)
+        if self.linear is not None and self.mlp is not None:
+            inputs = [floats_nF.to(self.constant.dtype)]
+            if self.table is not None:
+                inputs.insert(0, self.table(ids_nI).flatten(1))
+            x_nX = torch.cat(inputs, dim=1)
+            mixed_nTD = (self.linear(x_nX) + self.mlp(x_nX)).view(n, self.num_tokens, self.width)
+            tokens_nTD = tokens_nTD + mixed_nTD
+        return self.norm(tokens_nTD)  # type: ignore[no-any-return]

@@ -1,0 +1,89 @@
+"""What the ranker reads: encoded columns as tensors, and how candidates lie in their requests.
+
+Legend: R requests, N candidates (flat, sorted by request), S sequences, L history length, C candidates a request
+(padded), U item rows, I id columns, F float columns, D width, K tasks, T tokens.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass
+class ItemSide:
+    """What depends on the item alone, for U rows: precomputed once per model generation when serving."""
+
+    tokens_UTD: Tensor
+    vector_UD: Tensor
+    bias_UK: Tensor
+
+    def rows(self, index: Tensor) -> ItemSide:
+        """The rows of ``index``."""
+        return ItemSide(self.tokens_UTD[index], self.vector_UD[index], self.bias_UK[index])
+
+
+@dataclass
+class RequestInputs:
+    """Request-side columns of R requests and the histories they read.
+
+    ``history_rows_SL`` index the ItemSide given beside it; right-padded, oldest first. ``age_RL`` are age buckets as of
+    each request. A request reads the first ``length_R`` events of the sequence ``sequence_of_request_R`` names (None:
+    request r reads sequence r).
+    """
+
+    ids_RI: Tensor
+    floats_RF: Tensor
+    history_rows_SL: Tensor
+    actions_SL: Tensor
+    gaps_SL: Tensor
+    age_RL: Tensor
+    length_R: Tensor
+    sequence_of_request_R: Tensor | None = None
+
+
+@dataclass
+class CandidateInputs:
+    """Candidate-side columns of N candidates; ``rows_N`` index the ItemSide, ``request_of_candidate_N`` is sorted."""
+
+    rows_N: Tensor
+    ids_NI: Tensor
+    floats_NF: Tensor
+    request_of_candidate_N: Tensor
+
+    def select(self, index: Tensor) -> CandidateInputs:
+        """The candidates of a sorted ``index``: survivors, gathered once."""
+        return CandidateInputs(
+            self.rows_N[index], self.ids_NI[index], self.floats_NF[index], self.request_of_candidate_N[index]
+        )
+
+
+class CandidateLayout:
+    """Flat candidates [N, ...] <-> one padded row of slots a request [R, C, ...]; a view where R == 1."""
+
+    def __init__(self, request_of_candidate_N: Tensor, num_requests: int) -> None:
+        self.num_requests = num_requests
+        self.num_candidates = request_of_candidate_N.shape[0]
+        if num_requests == 1:
+            self.num_slots = self.num_candidates
+            return
+        count_R = torch.bincount(request_of_candidate_N, minlength=num_requests)
+        first_R = count_R.cumsum(0) - count_R
+        self.num_slots = int(count_R.max()) if self.num_candidates else 0
+        slot_N = torch.arange(self.num_candidates, device=first_R.device) - first_R[request_of_candidate_N]
+        self.index_N = request_of_candidate_N * self.num_slots + slot_N
+
+    def pad(self, x_ND: Tensor) -> Tensor:
+        """[N, D] -> [R, C, D], zeros in unused slots."""
+        if self.num_requests == 1:
+            return x_ND.unsqueeze(0)
+        padded = x_ND.new_zeros(self.num_requests * self.num_slots, x_ND.shape[-1])
+        return padded.index_copy(0, self.index_N, x_ND).view(self.num_requests, self.num_slots, -1)
+
+    def unpad(self, x_RCD: Tensor) -> Tensor:
+        """[R, C, D] -> [N, D]."""
+        if self.num_requests == 1:
+            return x_RCD.squeeze(0)
+        return x_RCD.flatten(0, 1)[self.index_N]

@@ -1,0 +1,54 @@
+"""Target attention: candidate tokens of a request attend to that request's history K/V, all in one product.
+
+No K/V is repeated per candidate: queries are laid out [R, H, C, d] against [R, H, P, d]. Recency relative to the
+request enters here, as a bias per head and age bucket, so user states stay free of the request's time.
+
+Legend: R requests, C candidates a request (padded), P history positions, D width, H heads, d head width.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from depthrank.model.blocks import Rotary, SwiGLU, merge_heads, norm, split_heads
+from depthrank.model.config import ModelConfig
+
+NUM_AGE_BUCKETS = 64
+
+
+class TargetAttention(nn.Module):
+    """One layer of candidates over history: pre-norm cross-attention and SwiGLU, both residual."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        width = config.width
+        self.heads = config.heads
+        self.attention_norm = norm(width)
+        self.query = nn.Linear(width, width, bias=False)
+        self.out = nn.Linear(width, width, bias=False)
+        self.age = nn.Embedding(NUM_AGE_BUCKETS, config.heads)
+        nn.init.zeros_(self.age.weight)
+        self.mlp_norm = norm(width)
+        self.mlp = SwiGLU(width, config.ffn_multiple * width, width)
+        self.rotary = Rotary(width // config.heads)
+        self.dropout = nn.Dropout(config.dropout)
+
+    def forward(
+        self, x_RCD: Tensor, k_RHPd: Tensor, v_RHPd: Tensor, age_RP: Tensor, visible_RP: Tensor, length_R: Tensor
+    ) -> Tensor:
+        """The next candidate states [R, C, D].
+
+        ``age_RP``: age bucket of each position as of the request. ``visible_RP``: bool, the start token and the
+        request's own history. ``length_R``: history length; queries stand at the position after the last event.
+        """
+        q_RHCd = split_heads(self.query(self.attention_norm(x_RCD)), self.heads)
+        q_RHCd = self.rotary(q_RHCd, (length_R + 1).view(-1, 1, 1))
+        bias_RH1P = self.age(age_RP).permute(0, 2, 1).unsqueeze(2)
+        hidden = torch.finfo(bias_RH1P.dtype).min
+        mask_RH1P = bias_RH1P.masked_fill(~visible_RP[:, None, None, :], hidden).to(q_RHCd.dtype)
+        mask = mask_RH1P.expand(-1, -1, x_RCD.shape[1], -1)
+        mixed_RCD = merge_heads(F.scaled_dot_product_attention(q_RHCd, k_RHPd, v_RHPd, attn_mask=mask))
+        x_RCD = x_RCD + self.dropout(self.out(mixed_RCD))
+        return x_RCD + self.dropout(self.mlp(self.mlp_norm(x_RCD)))  # type: ignore[no-any-return]
