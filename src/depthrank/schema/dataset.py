@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 import msgspec
+from msgspec import Meta
 
 from depthrank.schema.durations import Duration
 
+Name = Annotated[str, Meta(min_length=1)]
+"""A column, an action or a path."""
+Count = Annotated[int, Meta(ge=1, le=2**31 - 1)]
+"""At least one of something, within int32."""
 TimeUnit = Literal["s", "ms", "us", "ns", "iso"]
 
 
@@ -18,7 +23,7 @@ class Section(msgspec.Struct, frozen=True, kw_only=True):
 class TimeColumn(Section, frozen=True, kw_only=True):
     """A time column with its unit; ``iso`` reads date-times (naive ones are UTC)."""
 
-    column: str
+    column: Name
     unit: TimeUnit
 
 
@@ -29,23 +34,23 @@ Time = Literal["order"] | TimeColumn
 class ItemsFile(Section, frozen=True, kw_only=True):
     """One row an item; every other column may be used by a feature as ``item.<column>``."""
 
-    path: str
-    id: str
+    path: Name
+    id: Name
 
 
 class UsersFile(Section, frozen=True, kw_only=True):
     """One row a user; every other column may be used by a feature as ``user.<column>``."""
 
-    path: str
-    id: str
+    path: Name
+    id: Name
 
 
 class Grouping(Section, frozen=True, kw_only=True):
     """How impressions form requests: by an id column, or by user and a time gap."""
 
-    column: str | None = None
+    column: Name | None = None
     gap: Duration | None = None
-    max_candidates: int = 500
+    max_candidates: Count = 500
 
     def __post_init__(self) -> None:
         if (self.column is None) == (self.gap is None):
@@ -55,57 +60,57 @@ class Grouping(Section, frozen=True, kw_only=True):
 class ImpressionsFile(Section, frozen=True, kw_only=True):
     """One row a shown candidate, with its labels."""
 
-    path: str
-    user: str
-    item: str
+    path: Name
+    user: Name
+    item: Name
     time: Time
     request: Grouping
-    position: str | None = None
-    context: tuple[str, ...] = ()
-    candidate: tuple[str, ...] = ()
-    impression_action: str = "impression"
+    position: Name | None = None
+    context: tuple[Name, ...] = ()
+    candidate: tuple[Name, ...] = ()
+    impression_action: Name = "impression"
 
 
 class RequestsFile(Section, frozen=True, kw_only=True):
     """One row a request; ``candidates`` and label columns are lists (or strings split by ``separator``)."""
 
-    path: str
-    user: str
+    path: Name
+    user: Name
     time: Time
-    candidates: str
-    request: str | None = None
-    context: tuple[str, ...] = ()
-    candidate: dict[str, str] = {}
-    separator: str | None = None
-    impression_action: str = "impression"
+    candidates: Name
+    request: Name | None = None
+    context: tuple[Name, ...] = ()
+    candidate: dict[str, Name] = {}
+    separator: Name | None = None
+    impression_action: Name = "impression"
 
 
 class Negatives(Section, frozen=True, kw_only=True):
     """Sampled negatives for positives-only data: ``per_positive`` items drawn by ``sampler`` (power of popularity)."""
 
-    per_positive: int = 100
+    per_positive: Count = 100
     sampler: Literal["uniform", "popularity"] = "popularity"
-    power: float = 0.75
+    power: Annotated[float, Meta(ge=0, le=10)] = 0.75
     exclude_seen: bool = True
 
 
 class ActionColumn(Section, frozen=True, kw_only=True):
     """The column that names each event's action."""
 
-    column: str
+    column: Name
 
 
 class EventsFile(Section, frozen=True, kw_only=True):
     """One row an event; ``action`` is one name for all rows or a column."""
 
-    path: str
-    user: str
-    item: str
+    path: Name
+    user: Name
+    item: Name
     time: Time
-    action: str | ActionColumn
+    action: Name | ActionColumn
     negatives: Negatives = Negatives()
-    context: tuple[str, ...] = ()
-    separator: str | None = None
+    context: tuple[Name, ...] = ()
+    separator: Name | None = None
 
 
 class HistoriesFile(Section, frozen=True, kw_only=True):
@@ -115,14 +120,14 @@ class HistoriesFile(Section, frozen=True, kw_only=True):
     laid ``spacing`` apart before it.
     """
 
-    path: str
-    user: str
-    items: str
-    action: str
+    path: Name
+    user: Name
+    items: Name
+    action: Name
     times: TimeColumn | None = None
     last_time: TimeColumn | None = None
     spacing: Duration = Duration(60_000)
-    separator: str | None = None
+    separator: Name | None = None
 
 
 class Dataset(Section, frozen=True, kw_only=True):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 
 _MS_BY_UNIT = {"ms": 1, "s": 1_000, "m": 60_000, "h": 3_600_000, "d": 86_400_000, "w": 604_800_000}
+_LONGEST_MS = 5_200 * _MS_BY_UNIT["w"]  # keeps every sum with a time well inside int64
 _PATTERN = re.compile(r"^\s*(\d+(?:\.\d+)?)\s*(ms|s|m|h|d|w)\s*$")
 
 
@@ -17,10 +18,10 @@ class Duration(int):
         match = _PATTERN.match(text) if isinstance(text, str) else None
         if match is None:
             raise ValueError('a duration such as "90s", "30m", "6h", "7d" or "2w"')
-        milliseconds = round(float(match[1]) * _MS_BY_UNIT[match[2]])
-        if milliseconds <= 0:
-            raise ValueError("a duration above zero")
-        return cls(milliseconds)
+        milliseconds = float(match[1]) * _MS_BY_UNIT[match[2]]
+        if not 1 <= milliseconds <= _LONGEST_MS:
+            raise ValueError("a duration from 1ms to 5200w (a hundred years)")
+        return cls(round(milliseconds))
 
     def __str__(self) -> str:
         for unit in ("w", "d", "h", "m", "s"):

@@ -6,9 +6,11 @@ sent with the candidates, such as a price or a bid), ``request`` (``request.time
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
-from depthrank.schema.dataset import Section
+from msgspec import Meta
+
+from depthrank.schema.dataset import Count, Name, Section, TimeUnit
 from depthrank.schema.durations import Duration
 
 SIDES = ("user", "item", "context", "candidate", "request")
@@ -17,28 +19,28 @@ SIDES = ("user", "item", "context", "candidate", "request")
 class Categorical(Section, frozen=True, kw_only=True, tag_field="kind", tag="categorical"):
     """One id; values seen fewer than ``min_count`` times share the unknown row."""
 
-    source: str
-    min_count: int = 1
-    width: int | None = None
+    source: Name
+    min_count: Count = 1
+    width: Count | None = None
 
 
 class MultiHot(Section, frozen=True, kw_only=True, tag_field="kind", tag="multi_hot"):
     """Several ids (a list column, or a string split by ``separator``), mean-pooled; at most ``max_values`` are kept."""
 
-    source: str
-    separator: str | None = None
-    max_values: int = 8
-    min_count: int = 1
-    width: int | None = None
+    source: Name
+    separator: Name | None = None
+    max_values: Count = 8
+    min_count: Count = 1
+    width: Count | None = None
 
 
 class Text(Section, frozen=True, kw_only=True, tag_field="kind", tag="text"):
     """Lower-cased words hashed into ``buckets`` rows, mean-pooled."""
 
-    source: str
-    buckets: int = 8_192
-    max_values: int = 12
-    width: int | None = None
+    source: Name
+    buckets: Count = 8_192
+    max_values: Count = 12
+    width: Count | None = None
 
 
 class Numeric(Section, frozen=True, kw_only=True, tag_field="kind", tag="numeric"):
@@ -47,7 +49,7 @@ class Numeric(Section, frozen=True, kw_only=True, tag_field="kind", tag="numeric
     ``within: request`` adds the candidate's rank and difference to the request's median (prices in a displayed list).
     """
 
-    source: str
+    source: Name
     transform: Literal["rank", "log", "standard", "none"] = "rank"
     within: Literal["request"] | None = None
 
@@ -55,23 +57,23 @@ class Numeric(Section, frozen=True, kw_only=True, tag_field="kind", tag="numeric
 class Vector(Section, frozen=True, kw_only=True, tag_field="kind", tag="vector"):
     """A fixed-length list of numbers, such as an image or text embedding."""
 
-    source: str
-    size: int
+    source: Name
+    size: Count
 
 
 class TimeParts(Section, frozen=True, kw_only=True, tag_field="kind", tag="time"):
     """Hour of day and weekday of a time, in local time of ``utc_offset_h``; ``age``: log of request time minus it."""
 
-    source: str = "request.time"
+    source: Name = "request.time"
     parts: tuple[Literal["hour", "weekday", "age"], ...] = ("hour", "weekday")
-    unit: Literal["s", "ms", "us", "ns", "iso"] = "ms"
-    utc_offset_h: float = 0.0
+    unit: TimeUnit = "ms"
+    utc_offset_h: Annotated[float, Meta(ge=-24, le=24)] = 0.0
 
 
 class Position(Section, frozen=True, kw_only=True, tag_field="kind", tag="position"):
     """The position at which a candidate was shown: a training-only input against position bias, 0 when serving."""
 
-    max_position: int = 64
+    max_position: Count = 64
 
 
 class Counter(Section, frozen=True, kw_only=True, tag_field="kind", tag="counter"):
@@ -81,12 +83,12 @@ class Counter(Section, frozen=True, kw_only=True, tag_field="kind", tag="counter
     are multiples of ``bucket``.
     """
 
-    of: str
-    actions: tuple[str, ...]
+    of: Name
+    actions: tuple[Name, ...]
     windows: tuple[Duration, ...] = (Duration(86_400_000), Duration(604_800_000))
     bucket: Duration = Duration(3_600_000)
-    per: tuple[str, ...] = ()
-    prior: float = 10.0
+    per: tuple[Name, ...] = ()
+    prior: Annotated[float, Meta(ge=0)] = 10.0
 
 
 Feature = Categorical | MultiHot | Text | Numeric | Vector | TimeParts | Position | Counter

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
-from depthrank.schema.dataset import Section
+from msgspec import Meta
+
+from depthrank.schema.dataset import Count, Name, Section
 from depthrank.schema.durations import Duration
+
+LearningRate = Annotated[float, Meta(gt=0, le=10)]
+Fraction = Annotated[float, Meta(ge=0, lt=1)]
 
 
 class HistorySettings(Section, frozen=True, kw_only=True):
     """A history is the user's last ``length`` events of these actions; empty ``actions`` means every task's action."""
 
-    actions: tuple[str, ...] = ()
-    length: int = 100
+    actions: tuple[Name, ...] = ()
+    length: Annotated[int, Meta(ge=0, le=65_536)] = 100
 
 
 class SplitSettings(Section, frozen=True, kw_only=True):
@@ -20,8 +25,8 @@ class SplitSettings(Section, frozen=True, kw_only=True):
     user's last event is test and the last but one validation."""
 
     by: Literal["time", "leave_last_out"] = "time"
-    validation: float = 0.1
-    test: float = 0.1
+    validation: Fraction = 0.1
+    test: Fraction = 0.1
     validation_from: str | None = None
     test_from: str | None = None
 
@@ -31,32 +36,32 @@ class EvaluationSettings(Section, frozen=True, kw_only=True):
 
     candidates: Literal["own", "all"] = "own"
     exclude_seen: bool = False
-    max_requests: int | None = None
+    max_requests: Count | None = None
 
 
 class ModelSettings(Section, frozen=True, kw_only=True):
     """Size of the elastic ranker: a preset, and overrides of single numbers."""
 
     preset: Literal["demo", "small", "medium", "large"] = "demo"
-    width: int | None = None
-    heads: int | None = None
-    encoder_layers: int | None = None
-    expert_layers: int | None = None
-    dropout: float | None = None
+    width: Count | None = None
+    heads: Count | None = None
+    encoder_layers: Count | None = None
+    expert_layers: Count | None = None
+    dropout: Fraction | None = None
     time_gaps: bool = True
 
 
 class TrainingSettings(Section, frozen=True, kw_only=True):
     """The training loop. ``batch_candidates`` bounds the rows of a step; ``minutes`` stops early, keeping the best."""
 
-    epochs: int = 10
-    batch_requests: int = 128
-    batch_candidates: int = 4_096
-    learning_rate: float = 2e-3
-    table_learning_rate: float | None = None
-    weight_decay: float = 0.01
-    patience: int = 2
-    minutes: float | None = None
-    distillation: float = 0.2
+    epochs: Annotated[int, Meta(ge=0, le=1_000_000)] = 10
+    batch_requests: Count = 128
+    batch_candidates: Count = 4_096
+    learning_rate: LearningRate = 2e-3
+    table_learning_rate: LearningRate | None = None
+    weight_decay: Annotated[float, Meta(ge=0)] = 0.01
+    patience: Annotated[int, Meta(ge=0)] = 2
+    minutes: Annotated[float, Meta(gt=0)] | None = None
+    distillation: Annotated[float, Meta(ge=0)] = 0.2
     precision: Literal["fp32", "bf16"] = "fp32"
     start_from: Duration | None = None

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
-from depthrank.schema.dataset import Section
+from msgspec import Meta
+
+from depthrank.schema.dataset import Name, Section
 from depthrank.schema.durations import Duration
 
 
@@ -17,11 +19,11 @@ class Task(Section, frozen=True, kw_only=True):
     still counts, when the system trains on its own traffic.
     """
 
-    column: str | None = None
+    column: Name | None = None
     at_least: float | None = None
-    ids: str | None = None
-    action: str | None = None
-    weight: float = 1.0
+    ids: Name | None = None
+    action: Name | None = None
+    weight: Annotated[float, Meta(ge=0)] = 1.0
     loss: Literal["binary", "softmax", "both"] = "binary"
     window: Duration = Duration(1_800_000)
 
@@ -29,5 +31,5 @@ class Task(Section, frozen=True, kw_only=True):
 class Value(Section, frozen=True, kw_only=True):
     """What ranking sorts by: the weighted sum of task probabilities, times the candidate column ``times`` if named."""
 
-    weights: dict[str, float]
-    times: str | None = None
+    weights: dict[str, Annotated[float, Meta(ge=0)]]
+    times: Name | None = None

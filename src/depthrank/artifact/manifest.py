@@ -1,0 +1,113 @@
+"""The manifest of an artifact: what is in the folder, which version wrote it, and a checksum of every file.
+
+``manifest.json`` is the single commit point: it names the files of one generation folder, and is replaced by rename
+when everything it names is on disk. Its own ``checksum`` covers its canonical JSON without that field.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import msgspec
+from blake3 import blake3
+
+from depthrank.errors import ArtifactError
+
+MANIFEST_NAME = "manifest.json"
+FORMAT = 1
+
+
+class FileEntry(msgspec.Struct, frozen=True):
+    """Size and content hash of one file."""
+
+    bytes: int
+    blake3: str
+
+
+class Manifest(msgspec.Struct, frozen=True, kw_only=True):
+    """What an artifact says of itself. ``log_position``: the last event that training saw."""
+
+    format: int
+    depthrank: str
+    name: str
+    model_id: str
+    created_ms: int
+    folder: str
+    spec: dict[str, Any]
+    model: dict[str, Any]
+    log_position: int
+    log_url: str | None = None
+    training: dict[str, Any] = {}
+    files: dict[str, FileEntry] = {}
+    checksum: str = ""
+
+    def sealed(self) -> Manifest:
+        """The manifest with its checksum."""
+        return msgspec.structs.replace(self, checksum=self._expected_checksum())
+
+    def _expected_checksum(self) -> str:
+        plain = msgspec.to_builtins(msgspec.structs.replace(self, checksum=""))
+        return blake3(msgspec.json.encode(plain, order="deterministic")).hexdigest()
+
+
+def read_manifest(root: Path) -> Manifest:
+    """The checked manifest of an artifact folder; raises ArtifactError that says what is wrong with it."""
+    path = root / MANIFEST_NAME
+    if not root.exists():
+        raise ArtifactError(f"there is no artifact at {root}: train one with `depthrank train SPEC --out {root}`")
+    if not path.is_file():
+        raise ArtifactError(f"{root} is not an artifact: it has no {MANIFEST_NAME} (is training unfinished?)")
+    raw = path.read_bytes()
+    _check_format(path, raw)
+    try:
+        manifest = msgspec.json.decode(raw, type=Manifest)
+    except msgspec.DecodeError as error:
+        raise ArtifactError(f"{path} is damaged: {error}") from None
+    if manifest.checksum != manifest._expected_checksum():
+        raise ArtifactError(f"{path} was altered: its checksum does not fit its content")
+    for name in (manifest.folder, *manifest.files):
+        _check_relative(path, name)
+    return manifest
+
+
+def _check_format(path: Path, raw: bytes) -> None:
+    """A newer format is told apart from damage before anything else is read."""
+    try:
+        version = msgspec.json.decode(raw).get("format")
+    except (msgspec.DecodeError, AttributeError, RecursionError):
+        raise ArtifactError(f"{path} is damaged: it is not a JSON object") from None
+    if not isinstance(version, int) or isinstance(version, bool) or version < 1:
+        raise ArtifactError(f"{path} is damaged: format is {version!r}")
+    if version > FORMAT:
+        raise ArtifactError(f"{path} has format {version}; this version reads up to {FORMAT}: upgrade depthrank")
+
+
+def _check_relative(path: Path, name: str) -> None:
+    parts = PurePosixPath(name)
+    if parts.is_absolute() or ".." in parts.parts or "\\" in name or "\0" in name or not parts.parts:
+        raise ArtifactError(f"{path} names a file outside the artifact: {name!r}")
+
+
+def hash_file(path: Path) -> FileEntry:
+    """Size and blake3 of a file."""
+    hasher = blake3()
+    with path.open("rb") as file:
+        while block := file.read(1 << 22):
+            hasher.update(block)
+    return FileEntry(path.stat().st_size, hasher.hexdigest())
+
+
+def verify_files(root: Path, manifest: Manifest, *, content: bool = True) -> None:
+    """Check sizes, and content where asked; raises ArtifactError that names the first wrong file."""
+    folder = root / manifest.folder
+    for name, entry in manifest.files.items():
+        path = folder / name
+        if not path.is_file():
+            raise ArtifactError(f"{path} is missing from the artifact: copy or train it again")
+        size = path.stat().st_size
+        if size != entry.bytes:
+            what = "truncated" if size < entry.bytes else "altered"
+            raise ArtifactError(f"{path} is {what}: {size} bytes, expected {entry.bytes}")
+        if content and hash_file(path).blake3 != entry.blake3:
+            raise ArtifactError(f"{path} was altered: its content does not fit its checksum")

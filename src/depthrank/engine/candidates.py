@@ -1,0 +1,48 @@
+"""The candidates of a request as catalogue rows and columns; ids are looked up only for what is shown.
+
+Legend: N candidates.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from depthrank.catalogue import Catalogue
+from depthrank.schema import Request
+
+
+@dataclass(frozen=True)
+class CandidateRows:
+    """N candidates: rows int64 [N] (0: unknown item), and the columns that came with them."""
+
+    rows: NDArray[np.int64]
+    columns: Mapping[str, Sequence[Any]]
+    ids: Sequence[str] | None
+    items: Catalogue = field(repr=False)
+
+    def __len__(self) -> int:
+        return int(self.rows.shape[0])
+
+    def id_of(self, candidate: int) -> str:
+        """The candidate's id as it was given (as text), or the catalogue's where all were asked for."""
+        if self.ids is not None:
+            return str(self.ids[candidate])
+        return self.items.ids_of(self.rows[candidate : candidate + 1])[0]
+
+
+def resolve_candidates(request: Request, items: Catalogue, size: int) -> CandidateRows:
+    """Rows of a checked request's candidates; "all" is every catalogue row below ``size`` but the unknown item."""
+    given = request.candidates
+    if isinstance(given, str):
+        return CandidateRows(np.arange(1, size, dtype=np.int64), {}, None, items)
+    if isinstance(given, dict):
+        ids = [str(i) for i in given["item"]]
+        columns = {name: values for name, values in given.items() if name != "item"}
+        return CandidateRows(items.row_of(ids), columns, ids, items)
+    ids = [str(i) for i in given]
+    return CandidateRows(items.row_of(ids), {}, ids, items)

@@ -1,0 +1,61 @@
+"""Served impressions go into the event log, so that a later click joins them and the system can retrain from its own
+traffic: one ``impression`` event a shown item, with request id, position, and what the decision was made from."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from depthrank.events import EventBatch
+from depthrank.schema import Answer, Request, Spec
+
+_PACK = msgspec.msgpack.Encoder()
+
+
+def impression_action(spec: Spec) -> str:
+    """The action that marks a shown candidate."""
+    return str(getattr(spec.dataset.main, "impression_action", "impression"))
+
+
+def served_events(spec: Spec, request: Request, answer: Answer, now_ms: int) -> EventBatch:
+    """The impressions of an answer, in shown order, with deterministic event ids (a repeat is a no-op)."""
+    shown = answer.items
+    candidate_values = _columns_by_item(request)
+    extra = [
+        _PACK.encode(
+            {
+                "context": request.context,
+                "candidate": candidate_values.get(item.item, {}),
+                "model": answer.model,
+                "level": item.level,
+                "value": item.value,
+            }
+        )
+        for item in shown
+    ]
+    n = len(shown)
+    return EventBatch(
+        user=[str(request.user)] * n,
+        item=[item.item for item in shown],
+        action=[impression_action(spec)] * n,
+        time_ms=np.full(n, now_ms, dtype=np.int64),
+        event_id=[f"{answer.request_id}/{i}" for i in range(n)],
+        request_id=[answer.request_id] * n,
+        position=np.arange(n, dtype=np.int32),
+        extra=extra,
+    )
+
+
+def _columns_by_item(request: Request) -> dict[str, dict[str, Any]]:
+    """Candidate columns by item id; of a repeated candidate the first row counts."""
+    if not isinstance(request.candidates, dict):
+        return {}
+    columns = {name: values for name, values in request.candidates.items() if name != "item"}
+    items: Sequence[Any] = request.candidates["item"]
+    found: dict[str, dict[str, Any]] = {}
+    for i, item in enumerate(items):
+        found.setdefault(str(item), {name: values[i] for name, values in columns.items()})
+    return found

@@ -1,0 +1,31 @@
+"""What crosses the wire: bodies in, answers out. Importable without a server."""
+
+from __future__ import annotations
+
+import msgspec
+
+from depthrank.schema.request import Answer
+from depthrank.schema.wire_events import EventColumns, decode_events
+from depthrank.schema.wire_items import decode_upsert
+from depthrank.schema.wire_json import MalformedBodyError, TooLargeError, check_body_size, decode_json
+from depthrank.schema.wire_request import check_request, decode_request
+
+__all__ = [
+    "EventColumns",
+    "MalformedBodyError",
+    "TooLargeError",
+    "check_body_size",
+    "check_request",
+    "decode_events",
+    "decode_json",
+    "decode_request",
+    "decode_upsert",
+    "encode_answer",
+]
+
+_ENCODER = msgspec.json.Encoder()
+
+
+def encode_answer(answer: Answer) -> bytes:
+    """The answer as JSON; a number that JSON cannot hold becomes null."""
+    return _ENCODER.encode(answer)

@@ -1,0 +1,82 @@
+"""An unfinished training run on disk, so that it resumes at its last whole epoch. Tensors in safetensors, no pickle."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+import msgspec
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from depthrank.errors import ArtifactError
+from depthrank.training.loop import LoopState, TrainingLoop
+
+FOLDER = ".training"
+STATE_NAME = "state.msgpack"  # not JSON: losses may be infinite
+
+
+def save_checkpoint(out: Path, loop: TrainingLoop, fingerprint: str) -> None:
+    """Write the loop's state beside the artifact; an older checkpoint is replaced only when the new one is whole."""
+    fresh, final = out / f"{FOLDER}.new", out / FOLDER
+    shutil.rmtree(fresh, ignore_errors=True)
+    fresh.mkdir(parents=True)
+    save_file({k: v.detach().clone() for k, v in loop.model.state_dict().items()}, fresh / "model.safetensors")
+    save_file(dict(loop.best_weights), fresh / "best.safetensors")
+    save_file(_optimizer_tensors(loop.optimizer), fresh / "optimizer.safetensors")
+    save_file({"rng": torch.get_rng_state()}, fresh / "rng.safetensors")
+    state = {"fingerprint": fingerprint, "loop": msgspec.to_builtins(loop.state)}
+    (fresh / STATE_NAME).write_bytes(msgspec.msgpack.encode(state))
+    for path in fresh.iterdir():
+        handle = os.open(path, os.O_RDONLY)
+        os.fsync(handle)
+        os.close(handle)
+    shutil.rmtree(final, ignore_errors=True)
+    fresh.rename(final)
+
+
+def load_checkpoint(out: Path, loop: TrainingLoop, fingerprint: str) -> bool:
+    """Continue from ``out``'s checkpoint; False where there is none, ArtifactError where it is of another run."""
+    folder = out / FOLDER
+    if not (folder / STATE_NAME).is_file():
+        return False
+    try:
+        state = msgspec.msgpack.decode((folder / STATE_NAME).read_bytes())
+        if state["fingerprint"] != fingerprint:
+            raise ArtifactError(
+                f"{folder} is of a run with another spec, seed or data: train without --resume, or remove that folder"
+            )
+        loop.state = msgspec.convert(state["loop"], LoopState)
+        loop.model.load_state_dict(load_file(folder / "model.safetensors"))
+        loop.best_weights = load_file(folder / "best.safetensors")
+        _restore_optimizer(loop.optimizer, load_file(folder / "optimizer.safetensors"))
+        torch.set_rng_state(load_file(folder / "rng.safetensors")["rng"])
+    except (OSError, SafetensorError, msgspec.MsgspecError, KeyError, RuntimeError) as error:
+        raise ArtifactError(f"{folder} is damaged ({error}): remove it and train again") from None
+    return True
+
+
+def remove_checkpoint(out: Path) -> None:
+    """Drop the checkpoint of a finished run."""
+    shutil.rmtree(out / FOLDER, ignore_errors=True)
+    shutil.rmtree(out / f"{FOLDER}.new", ignore_errors=True)
+
+
+def _optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    tensors: dict[str, Tensor] = {}
+    for index, values in optimizer.state_dict()["state"].items():
+        for name, value in values.items():
+            tensors[f"{index}.{name}"] = torch.as_tensor(value).detach().clone()
+    return tensors
+
+
+def _restore_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
+    plain = optimizer.state_dict()
+    state: dict[int, dict[str, Tensor]] = {}
+    for key, value in tensors.items():
+        index, name = key.split(".", 1)
+        state.setdefault(int(index), {})[name] = value
+    optimizer.load_state_dict({**plain, "state": state})

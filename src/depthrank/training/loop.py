@@ -1,0 +1,274 @@
+"""The training loop: epochs with early stopping on validation, a time limit, and an account of where time goes.
+
+Every level is an exit and has its own loss; a shallower level is also drawn towards the deepest one. The step keeps the
+user side once a request and item rows once a batch.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import nullcontext
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from depthrank.data import Batch
+from depthrank.model import ElasticRanker
+from depthrank.schema.settings import TrainingSettings
+from depthrank.training.batch_inputs import ItemColumns, StepInputs, to_step_inputs
+from depthrank.training.losses import TaskLoss, catalogue_softmax_loss, distillation_loss, level_loss
+
+Batches = Callable[[int], Iterable[Batch]]
+GRADIENT_NORM = 1.0
+WARM_UP_SHARE = 0.05
+
+
+@dataclass
+class Clock:
+    """Seconds spent by phase of a step."""
+
+    data_s: float = 0.0
+    forward_s: float = 0.0
+    backward_s: float = 0.0
+    optimizer_s: float = 0.0
+    steps: int = 0
+    candidates: int = 0
+    requests: int = 0
+
+    @property
+    def total_s(self) -> float:
+        """Seconds of all phases."""
+        return self.data_s + self.forward_s + self.backward_s + self.optimizer_s
+
+    def to_json(self) -> dict[str, float]:
+        """Throughput and the share of each phase."""
+        total = max(self.total_s, 1e-9)
+        return {
+            "steps": self.steps,
+            "candidates_per_s": self.candidates / total,
+            "requests_per_s": self.requests / total,
+            **{p: getattr(self, f"{p}_s") / total for p in ("data", "forward", "backward", "optimizer")},
+        }
+
+
+@dataclass(frozen=True)
+class EpochResult:
+    """One epoch: mean training loss, validation loss by level (the deepest decides), seconds."""
+
+    epoch: int
+    train_loss: float
+    validation_loss_L: list[float]
+    seconds: float
+    finished: bool
+
+
+@dataclass
+class Scored:
+    """Validation logits of every level with labels: what calibration and reports are made from."""
+
+    logits_LNK: np.ndarray
+    label_NK: np.ndarray
+    weight_N: np.ndarray
+    user_N: np.ndarray
+
+
+@dataclass
+class LoopState:
+    """What an interrupted run continues from."""
+
+    epoch: int = 0
+    step: int = 0
+    best_loss: float = math.inf
+    bad_epochs: int = 0
+    history: list[EpochResult] = field(default_factory=list)
+
+
+class TrainingLoop:
+    """Fits a ranker to batches."""
+
+    def __init__(
+        self,
+        model: ElasticRanker,
+        items: ItemColumns,
+        tasks: list[TaskLoss],
+        settings: TrainingSettings,
+        *,
+        steps_per_epoch: int,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.model, self.items, self.tasks, self.settings = model, items, tasks, settings
+        self.total_steps = max(1, steps_per_epoch * settings.epochs)
+        self.clock, self.monotonic = Clock(), monotonic
+        self.optimizer = make_optimizer(model, settings)
+        self.base_rates = [group["lr"] for group in self.optimizer.param_groups]
+        self.state = LoopState()
+        self.best_weights: dict[str, Tensor] = {}
+
+    def run(
+        self,
+        train: Batches,
+        validation: Batches,
+        *,
+        deadline_s: float | None = None,
+        on_step: Callable[[int, float], None] = lambda step, loss: None,
+        on_epoch: Callable[[EpochResult], None] = lambda result: None,
+    ) -> Scored:
+        """Train until epochs, patience or ``deadline_s`` (monotonic) end it; leaves the best weights in place."""
+        while self.state.epoch < self.settings.epochs and self.state.bad_epochs <= self.settings.patience:
+            started = self.monotonic()
+            loss, finished = self._epoch(train(self.state.epoch), deadline_s, on_step)
+            losses_L, _ = self.evaluate(validation(0))
+            result = EpochResult(self.state.epoch, loss, losses_L, self.monotonic() - started, finished)
+            self._remember(result)
+            on_epoch(result)
+            if not finished:
+                break
+        if self.best_weights:
+            self.model.load_state_dict(self.best_weights)
+        return self.evaluate(validation(0))[1]
+
+    def _remember(self, result: EpochResult) -> None:
+        """Keep the best weights; count epochs without progress. Without validation data the last epoch is the best."""
+        state = self.state
+        state.history.append(result)
+        state.epoch += 1
+        deepest = result.validation_loss_L[-1]
+        if math.isnan(deepest) or deepest < state.best_loss:
+            state.best_loss, state.bad_epochs = deepest, 0
+            self.best_weights = {k: v.detach().clone() for k, v in self.model.state_dict().items()}
+        else:
+            state.bad_epochs += 1
+
+    def _epoch(
+        self, batches: Iterable[Batch], deadline_s: float | None, on_step: Callable[[int, float], None]
+    ) -> tuple[float, bool]:
+        self.model.train()
+        total, steps = 0.0, 0
+        for batch in self._timed(batches):
+            if deadline_s is not None and self.monotonic() >= deadline_s:
+                return total / max(steps, 1), False
+            loss = self._step(batch)
+            total, steps = total + loss, steps + 1
+            on_step(self.state.step, loss)
+        return total / max(steps, 1), True
+
+    def _timed(self, batches: Iterable[Batch]) -> Iterator[Batch]:
+        iterator = iter(batches)
+        while True:
+            before = self.monotonic()
+            batch = next(iterator, None)
+            self.clock.data_s += self.monotonic() - before
+            if batch is None:
+                return
+            yield batch
+
+    def _step(self, batch: Batch) -> float:
+        t0 = self.monotonic()
+        inputs = to_step_inputs(batch, self.items)
+        t1 = self.monotonic()
+        with self._autocast():
+            loss = self._loss(inputs)
+        t2 = self.monotonic()
+        loss.backward()  # type: ignore[no-untyped-call]
+        t3 = self.monotonic()
+        self._set_learning_rate()
+        nn.utils.clip_grad_norm_(self.model.parameters(), GRADIENT_NORM)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        t4 = self.monotonic()
+        clock = self.clock
+        clock.data_s, clock.forward_s = clock.data_s + t1 - t0, clock.forward_s + t2 - t1
+        clock.backward_s, clock.optimizer_s = clock.backward_s + t3 - t2, clock.optimizer_s + t4 - t3
+        clock.steps, clock.candidates = clock.steps + 1, clock.candidates + len(batch.item_row)
+        clock.requests += len(batch.time_ms)
+        self.state.step += 1
+        return float(loss.detach())
+
+    def _autocast(self) -> torch.autocast | nullcontext[None]:
+        if self.settings.precision == "bf16":
+            device = next(self.model.parameters()).device.type
+            return torch.autocast(device, dtype=torch.bfloat16)
+        return nullcontext()
+
+    def _loss(self, inputs: StepInputs) -> Tensor:
+        """All levels' losses, and the shallower ones' distillation."""
+        logits_L, catalogue = self._forward(inputs)
+        losses = [self._level_loss(level, logits, inputs, catalogue) for level, logits in enumerate(logits_L)]
+        for shallow in logits_L[:-1]:
+            distilled = distillation_loss(shallow, logits_L[-1], inputs.labels.log_importance_N)
+            losses.append(self.settings.distillation * distilled)
+        return torch.stack(losses).sum()
+
+    def _forward(self, inputs: StepInputs) -> tuple[list[Tensor], Tensor | None]:
+        """Logits [N, K] by level, and the router's over the catalogue [R, V, K] where a softmax task can use them."""
+        items = self.model.encode_items(inputs.item_ids_UI, inputs.item_floats_UF)
+        seen = self.model.begin(inputs.request, items)
+        logits_L = [level.float() for level in self.model.levels_from(seen, items, inputs.candidates)]
+        if inputs.whole_catalogue and any(task.softmax for task in self.tasks):
+            return logits_L, self.model.router.over_catalogue(seen.user, items).float()
+        return logits_L, None
+
+    def _level_loss(self, level: int, logits_NK: Tensor, inputs: StepInputs, catalogue_RVK: Tensor | None) -> Tensor:
+        """A level's loss; the router's softmax runs over the whole catalogue where the step encodes it all."""
+        if level > 0 or catalogue_RVK is None:
+            return level_loss(logits_NK, inputs.labels, self.tasks)
+        binary_only = [replace(task, softmax=False) for task in self.tasks]
+        loss = level_loss(logits_NK, inputs.labels, binary_only)
+        rows_N, request_N = inputs.candidates.rows_N, inputs.candidates.request_of_candidate_N
+        for k, task in enumerate(self.tasks):
+            if task.softmax:
+                positive_N = (inputs.labels.label_NK[:, k] == 1) & (rows_N > 0)
+                own = catalogue_softmax_loss(catalogue_RVK[..., k], rows_N[positive_N], request_N[positive_N])
+                loss = loss + task.weight * own
+        return loss
+
+    @torch.no_grad()
+    def evaluate(self, batches: Iterable[Batch]) -> tuple[list[float], Scored]:
+        """Loss by level (NaN without batches), and all logits with labels and importance weights."""
+        self.model.eval()
+        sums_L, count = np.zeros(self.model.config.num_levels), 0
+        logits, labels, weights, users = [], [], [], []
+        for batch in batches:
+            inputs = to_step_inputs(batch, self.items)
+            with self._autocast():
+                logits_L, catalogue = self._forward(inputs)
+            requests = len(batch.time_ms)
+            for level, logits_NK in enumerate(logits_L):
+                sums_L[level] += requests * float(self._level_loss(level, logits_NK, inputs, catalogue))
+            count += requests
+            logits.append(torch.stack(logits_L).numpy())
+            labels.append(batch.label)
+            weights.append(inputs.labels.log_importance_N.exp().numpy())
+            users.append(np.asarray(batch.user, dtype=object)[batch.request_of_candidate])
+        if not count:
+            nothing = np.zeros((self.model.config.num_levels, 0, len(self.tasks)), np.float32)
+            return [math.nan] * len(sums_L), Scored(nothing, nothing[0], np.zeros(0), np.zeros(0, object))
+        scored = Scored(
+            np.concatenate(logits, axis=1), np.concatenate(labels), np.concatenate(weights), np.concatenate(users)
+        )
+        return (sums_L / count).tolist(), scored
+
+    def _set_learning_rate(self) -> None:
+        """Linear warm-up, then a cosine to a twentieth."""
+        done = self.state.step / self.total_steps
+        warm = min(1.0, done / WARM_UP_SHARE + 1e-3)
+        factor = warm * (0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * min(1.0, done))))
+        for group, rate in zip(self.optimizer.param_groups, self.base_rates, strict=True):
+            group["lr"] = rate * factor
+
+
+def make_optimizer(model: ElasticRanker, settings: TrainingSettings) -> torch.optim.Optimizer:
+    """AdamW; weight decay on matrices of the dense part only, tables at their own rate."""
+    tables = [p for name, p in model.named_parameters() if name.endswith("table.weight")]
+    dense = [p for name, p in model.named_parameters() if not name.endswith("table.weight")]
+    groups = [
+        {"params": [p for p in dense if p.ndim > 1], "weight_decay": settings.weight_decay},
+        {"params": [p for p in dense if p.ndim <= 1], "weight_decay": 0.0},
+        {"params": tables, "weight_decay": 0.0, "lr": settings.table_learning_rate or settings.learning_rate},
+    ]
+    used = [group for group in groups if group["params"]]
+    return torch.optim.AdamW(used, lr=settings.learning_rate, betas=(0.9, 0.98), fused=True)

@@ -1,0 +1,267 @@
+"""Logs in, artifact out: import, encode, fit, calibrate, save. ``depthrank train`` and ``depthrank.train`` end here."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+from itertools import chain, zip_longest
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import torch
+from blake3 import blake3
+
+from depthrank.artifact import Contents, Manifest, save_artifact
+from depthrank.catalogue import Catalogue
+from depthrank.data import (
+    Batch,
+    BatchLoader,
+    Examples,
+    RawDataset,
+    examples_from_log,
+    fit_sample,
+    import_log,
+    load_dataset,
+    load_examples,
+)
+from depthrank.events import EventLog, open_log
+from depthrank.features import Counters, FeatureEncoder
+from depthrank.metrics import auc, gauc, logloss, normalized_entropy
+from depthrank.model import ElasticRanker, derive_model_config
+from depthrank.schema import Spec
+from depthrank.schema.dataset import EventsFile
+from depthrank.training.batch_inputs import ItemColumns
+from depthrank.training.calibrate import fit_platt
+from depthrank.training.checkpoint import load_checkpoint, remove_checkpoint, save_checkpoint
+from depthrank.training.loop import EpochResult, Scored, TrainingLoop
+from depthrank.training.losses import TaskLoss
+from depthrank.training.progress import TrainingProgress
+from depthrank.training.report import render_report
+
+
+@dataclass(frozen=True)
+class TrainReport:
+    """What a training run did: the artifact's manifest and the numbers of its report."""
+
+    out: Path
+    manifest: Manifest
+    summary: dict[str, Any]
+
+
+def train(
+    spec: Spec | str | Path,
+    *,
+    log: EventLog | str | None = None,
+    out: str | Path,
+    seed: int = 0,
+    minutes: float | None = None,
+    resume: bool = False,
+    progress: bool = True,
+) -> TrainReport:
+    """Train a ranker from the spec's files and the event log, and save it as the artifact ``out``.
+
+    ``log``: an event log or its URL; by default ``events`` beside ``out``. The files are imported into it (again is a
+    no-op), and histories are read from it, so that serving from the same log sees the same features. Traffic that the
+    system served before is trained on too. ``minutes`` bounds the fit (the best weights so far are saved); ``resume``
+    continues a run that was interrupted. The same seed, data and machine give the same weights.
+
+    Raises SpecError, DataError (every mistake of the files at once), ArtifactError, StorageFullError.
+    """
+    started = time.monotonic()
+    spec = spec if isinstance(spec, Spec) else Spec.load(spec)
+    out = Path(out)
+    out.mkdir(parents=True, exist_ok=True)
+    opened = open_log(log or default_log_url(out)) if log is None or isinstance(log, str) else None
+    the_log = opened if opened is not None else log
+    assert isinstance(the_log, EventLog)
+    try:
+        run = _Run(spec, the_log, out, seed, TrainingProgress(progress))
+        return run.train(started, minutes if minutes is not None else spec.training.minutes, resume)
+    finally:
+        if opened is not None:
+            opened.close()
+
+
+def default_log_url(artifact: str | Path) -> str:
+    """The event log of an artifact unless another is named: the folder ``events`` beside it."""
+    return f"lmdb:{Path(artifact).resolve().parent / 'events'}"
+
+
+class _Run:
+    """One training run: its inputs, built in the order they depend on each other."""
+
+    def __init__(self, spec: Spec, log: EventLog, out: Path, seed: int, progress: TrainingProgress) -> None:
+        self.spec, self.log, self.out, self.seed, self.progress = spec, log, out, seed, progress
+        with progress.phase("reading the data"):
+            self.raw: RawDataset = load_dataset(spec)
+            self.files = load_examples(spec, self.raw)
+        with progress.phase("importing events into the log"):
+            import_log(spec, self.raw, log)
+        self.log_position = log.position()
+        with progress.phase("fitting features and counters"):
+            self.items: Catalogue = self.raw.items
+            self.users: Catalogue | None = self.raw.users
+            self.traffic = self._served_traffic()
+            self.encoder = FeatureEncoder.fit(spec, self.items, self.users, fit_sample(self.files, self.raw))
+            self.counters = Counters.rebuild(spec, log, self.items, self.users)
+
+    def _served_traffic(self) -> Examples | None:
+        """Labelled requests that the system served itself, all of them for training; None where there are none."""
+        served = examples_from_log(self.spec, self.log, self.raw)
+        if served is None:
+            return None
+        return replace(served, split=np.zeros_like(served.split))
+
+    def train(self, started: float, minutes: float | None, resume: bool) -> TrainReport:
+        torch.manual_seed(self.seed)
+        model = ElasticRanker(derive_model_config(self.spec, self.encoder.layout, self._prior_logit()))
+        items = ItemColumns(self.encoder.encode_items(self.items))
+        loaders = [self._loader(examples, "train") for examples in self._training_examples()]
+        validation = self._loader(self.files, "validation")
+        steps = sum(loader.num_batches for loader in loaders)
+        loop = TrainingLoop(model, items, self._task_losses(), self.spec.training, steps_per_epoch=steps)
+        fingerprint = self._fingerprint()
+        if resume:
+            load_checkpoint(self.out, loop, fingerprint)
+
+        def on_epoch(result: EpochResult) -> None:
+            self.progress.epoch(result)
+            if result.finished:
+                save_checkpoint(self.out, loop, fingerprint)
+
+        with self.progress.steps(loop.total_steps):
+            scored = loop.run(
+                lambda epoch: _interleave([loader.epoch(epoch) for loader in loaders]),
+                lambda epoch: validation.epoch(epoch),
+                deadline_s=None if minutes is None else started + 60 * minutes,
+                on_step=self.progress.step,
+                on_epoch=on_epoch,
+            )
+        calibrate(model, scored)
+        summary = self._summary(loop, model, scored, time.monotonic() - started)
+        html = render_report(
+            f"Training of {self.spec.name}", summary, loop.state.history, scored, _probabilities(model, scored)
+        )
+        manifest = save_artifact(self.out, self._contents(model, summary, html))
+        remove_checkpoint(self.out)
+        return TrainReport(self.out, manifest, summary)
+
+    def _training_examples(self) -> list[Examples]:
+        return [self.files] if self.traffic is None else [self.files, self.traffic]
+
+    def _loader(self, examples: Examples, split: str) -> BatchLoader:
+        return BatchLoader(
+            examples,
+            split,
+            self.spec,
+            encoder=self.encoder,
+            log=self.log,
+            counters=self.counters,
+            items=self.items,
+            users=self.users,
+            seed=self.seed,
+        )
+
+    def _task_losses(self) -> list[TaskLoss]:
+        """Sampled data is learned by softmax (which items) and binary (how likely); shown data as the spec says."""
+        sampled = isinstance(self.spec.dataset.main, EventsFile)
+        return [
+            TaskLoss(
+                task.weight, task.loss in ("binary", "both") or sampled, task.loss in ("softmax", "both") or sampled
+            )
+            for task in self.spec.tasks.values()
+        ]
+
+    def _prior_logit(self) -> tuple[float, ...]:
+        """Log-odds of each task among training candidates, the whole catalogue where negatives are sampled."""
+        train = self.files.of_split("train")
+        label_NK = self.files.label[self.files.candidates_of(train)]
+        known_K = np.isfinite(label_NK).sum(axis=0)
+        count_K = known_K * (self.items.size - 1) if self.files.sampled else known_K
+        rate_K = (np.nansum(label_NK, axis=0) + 0.5) / (count_K + 1.0)
+        return tuple(float(math.log(rate / (1.0 - rate))) for rate in np.clip(rate_K, 1e-7, 1 - 1e-7))
+
+    def _fingerprint(self) -> str:
+        parts = {
+            "spec": self.spec.to_plain(),
+            "seed": self.seed,
+            "position": self.log_position,
+            "rows": len(self.files),
+        }
+        return blake3(msgspec.json.encode(parts, order="deterministic")).hexdigest()
+
+    def _summary(self, loop: TrainingLoop, model: ElasticRanker, scored: Scored, seconds: float) -> dict[str, Any]:
+        return {
+            "tasks": list(self.spec.tasks),
+            "seed": self.seed,
+            "seconds": seconds,
+            "epochs": len(loop.state.history),
+            "requests": {s: len(self.files.of_split(s)) for s in ("train", "validation", "test")},
+            "traffic_requests": 0 if self.traffic is None else len(self.traffic),
+            "parameters": sum(p.numel() for p in model.parameters()),
+            "time": loop.clock.to_json(),
+            "threads": torch.get_num_threads(),
+            "matmul_precision": torch.get_float32_matmul_precision(),
+            "validation": {"levels": level_metrics(list(self.spec.tasks), model, scored)},
+        }
+
+    def _contents(self, model: ElasticRanker, summary: dict[str, Any], html: str) -> Contents:
+        return Contents(
+            spec=self.spec,
+            model=model.eval(),
+            encoder=self.encoder,
+            items=self.items,
+            users=self.users,
+            log_position=self.log_position,
+            log_url=self.log.url,
+            training=summary,
+            report_html=html,
+        )
+
+
+def _interleave(sources: list[Iterable[Batch]]) -> Iterator[Batch]:
+    """One batch of each in turn, until all are done."""
+    if len(sources) == 1:
+        return iter(sources[0])
+    return (batch for batch in chain.from_iterable(zip_longest(*sources)) if batch is not None)
+
+
+def calibrate(model: ElasticRanker, scored: Scored) -> None:
+    """Fit each level's and task's scale and offset on validation."""
+    levels, tasks = model.calibration_scale_LK.shape
+    for level in range(levels):
+        for k in range(tasks):
+            scale, offset = fit_platt(scored.logits_LNK[level, :, k], scored.label_NK[:, k], scored.weight_N)
+            model.calibration_scale_LK[level, k] = scale
+            model.calibration_offset_LK[level, k] = offset
+
+
+def _probabilities(model: ElasticRanker, scored: Scored) -> np.ndarray:
+    """Calibrated probabilities [L, N, K] of the validation logits."""
+    levels = [model.probabilities(i, torch.from_numpy(x)).numpy() for i, x in enumerate(scored.logits_LNK)]
+    return np.stack(levels)
+
+
+def level_metrics(tasks: list[str], model: ElasticRanker, scored: Scored) -> list[dict[str, dict[str, float | None]]]:
+    """AUC, GAUC, NE and log loss by level and task on the scored candidates; None where a task has one class only."""
+    _, user_N = np.unique(scored.user_N.astype(str), return_inverse=True)
+    probability_LNK = _probabilities(model, scored)
+    levels = []
+    for probability_NK in probability_LNK:
+        by_task: dict[str, dict[str, float | None]] = {}
+        for k, task in enumerate(tasks):
+            known = np.isfinite(scored.label_NK[:, k])
+            y, p, u = scored.label_NK[known, k], probability_NK[known, k].astype(np.float64), user_N[known]
+            usable = y.size > 0 and y.min() < y.max()
+            by_task[task] = {
+                "auc": auc(y, p) if usable else None,
+                "gauc": gauc(y, p, u) if usable else None,
+                "ne": normalized_entropy(y, p) if usable else None,
+                "logloss": logloss(y, p) if usable else None,
+            }
+        levels.append(by_task)
+    return levels
