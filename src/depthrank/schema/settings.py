@@ -7,7 +7,6 @@ from typing import Annotated, Literal
 from msgspec import Meta
 
 from depthrank.schema.dataset import Count, Name, Section
-from depthrank.schema.durations import Duration
 
 LearningRate = Annotated[float, Meta(gt=0, le=10)]
 Fraction = Annotated[float, Meta(ge=0, lt=1)]
@@ -52,11 +51,18 @@ class ModelSettings(Section, frozen=True, kw_only=True):
 
 
 class TrainingSettings(Section, frozen=True, kw_only=True):
-    """The training loop. ``batch_candidates`` bounds the rows of a step; ``minutes`` stops early, keeping the best."""
+    """The training loop.
+
+    ``batch_candidates`` bounds the rows of a step; up to ``requests_per_user`` neighbouring requests of a user share one
+    encoded history; where negatives are sampled, they are drawn (and levels beyond the router trained) for a
+    ``deep_share`` of the requests; ``minutes`` stops early, keeping the best.
+    """
 
     epochs: Annotated[int, Meta(ge=0, le=1_000_000)] = 10
     batch_requests: Count = 128
     batch_candidates: Count = 4_096
+    requests_per_user: Count = 32
+    deep_share: Annotated[float, Meta(gt=0, le=1)] = 1.0
     learning_rate: LearningRate = 2e-3
     table_learning_rate: LearningRate | None = None
     weight_decay: Annotated[float, Meta(ge=0)] = 0.01
@@ -64,4 +70,3 @@ class TrainingSettings(Section, frozen=True, kw_only=True):
     minutes: Annotated[float, Meta(gt=0)] | None = None
     distillation: Annotated[float, Meta(ge=0)] = 0.2
     precision: Literal["fp32", "bf16"] = "fp32"
-    start_from: Duration | None = None

@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 
 from depthrank.schema.request import EventIn, Limits
-from depthrank.schema.wire_fields import AN_ID, FieldChecks
+from depthrank.schema.wire_fields import A_NAME, AN_ID, FieldChecks
 from depthrank.schema.wire_json import Plain, check_length, decode_json
 from depthrank.schema.wire_request import equal_lengths
 
@@ -83,7 +83,9 @@ class _EventReader:
     def _check_names(self, plain: Plain) -> None:
         for name in REQUIRED:
             if plain.get(name) is None:
-                self.checks.missing(f"$.{name}", AN_ID, [k for k in plain if k not in KNOWN])
+                self.checks.missing(
+                    f"$.{name}", A_NAME if name == "action" else AN_ID, [k for k in plain if k not in KNOWN]
+                )
         for name in [k for k in plain if k not in KNOWN]:
             meant = ALIASES.get(name) or _nearly(name)
             if meant:
@@ -96,7 +98,7 @@ class _EventReader:
             return self.checks.time_ms(value, path, latest_ms, self.wall_clock)
         if name == "position":
             return self.checks.integer(value, path, 0, INT32_MAX)
-        return self.checks.id(value, path)
+        return self.checks.name(value, path) if name == "action" else self.checks.id(value, path)
 
     def _column(self, name: str, value: Any, num_events: int) -> list[Any]:
         path = f"$.{name}"
@@ -109,6 +111,8 @@ class _EventReader:
             return self.checks.times_ms(value, path, latest_ms, self.wall_clock)
         if name == "position":
             return self.checks.integers(value, path, 0, INT32_MAX)
+        if name == "action":
+            return self.checks.all_names(value, path)
         return self.checks.ids(value, path) if name in REQUIRED else self.checks.optional_ids(value, path)
 
     def _extras(self, fields: Plain, num_events: int) -> dict[str, Any]:

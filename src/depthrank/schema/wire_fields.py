@@ -18,6 +18,7 @@ MAX_PROBLEMS = 32
 INT64_MAX = 2**63 - 1
 SCALARS: frozenset[type] = frozenset({str, int, float, bool, type(None)})
 AN_ID = "a non-empty string or an integer"
+A_NAME = "a non-empty string"
 A_VALUE = "a string, a number, a boolean, null, or a list of these"
 
 # Times in seconds of the years 1985-2128 are, read as milliseconds, days in January and February 1970; microseconds
@@ -75,6 +76,20 @@ class FieldChecks:
         if kinds - {str, int} or "" in ids or (ids and max(map(len, ids)) > self.limits.max_id_chars):
             self._each(values, path, self.id)
         return ids
+
+    def name(self, value: Any, path: str) -> str:
+        """A non-empty string, such as an action."""
+        if type(value) is str:
+            return self.id(value, path)
+        self.wrong(path, value, A_NAME)
+        return ""
+
+    def all_names(self, values: list[Any], path: str) -> list[str]:
+        """A column of names."""
+        if set(map(type, values)) <= {str}:
+            return self.ids(values, path)
+        self._each(values, path, self.name)
+        return values
 
     def optional_ids(self, values: list[Any], path: str) -> list[str | None]:
         """Ids where there is one; null is none."""
