@@ -41,6 +41,27 @@ def merge_heads(x_nHLd: Tensor) -> Tensor:
     return x_nHLd.transpose(1, 2).reshape(n, length, heads * width)
 
 
+FUSED_ATTENTION_SCORES = 1 << 18  # above this many scores a head, the fused kernel's saved traffic pays for its overhead
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None, *, causal: bool = False) -> Tensor:
+    """Softmax attention [n, H, Lq, d]; ``bias`` broadcasts to the scores [n, H, Lq, Lk], -inf-like where hidden.
+
+    Short sequences run as two products and a softmax: torch's fused CPU kernel costs several times that on them,
+    forward and backward (docs/log.md). Long ones run fused, without the scores in memory.
+    """
+    if q.shape[2] * k.shape[2] > FUSED_ATTENTION_SCORES and not (torch.is_grad_enabled() and q.requires_grad):
+        mask = None if bias is None else bias.to(q.dtype).expand(-1, -1, q.shape[2], -1)
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal)
+    scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-2, -1)
+    if bias is not None:
+        scores = scores + bias.to(scores.dtype)
+    if causal:
+        ahead = torch.ones(scores.shape[-2:], dtype=torch.bool, device=scores.device).triu(1)
+        scores = scores.masked_fill(ahead, torch.finfo(scores.dtype).min)
+    return scores.softmax(dim=-1) @ v
+
+
 class Rotary(nn.Module):
     """Rotary position embedding (Su et al. 2021): scores depend on the distance of positions only."""
 

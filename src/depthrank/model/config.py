@@ -98,7 +98,16 @@ class ModelConfig:
 
 
 _PRESETS: dict[str, dict[str, Any]] = {
-    "demo": {"width": 64, "table_width": 32, "heads": 4, "router_layers": 2, "levels": (LevelConfig(reads=(0, 1)),)},
+    "demo": {
+        "width": 64,
+        "table_width": 32,
+        "heads": 4,
+        "request_tokens": 2,
+        "item_tokens": 2,
+        "candidate_tokens": 1,
+        "router_layers": 2,
+        "levels": (LevelConfig(reads=(0, 1), interaction_layers=1, interaction_tokens=6),),
+    },
     "small": {"width": 128, "table_width": 48, "heads": 4, "router_layers": 2, "levels": (LevelConfig((0, 1, 2), 3),)},
     "medium": {
         "width": 256,

@@ -36,6 +36,11 @@ class RequestState:
         """Number of requests R."""
         return self.view.length_R.shape[0]
 
+    def select(self, index_R: Tensor) -> RequestState:
+        """The state of some of the requests."""
+        user = UserVector(self.user.vector_RKD[index_R], self.user.bias_RK[index_R])
+        return RequestState(self.view.select(index_R), user)
+
 
 class ElasticRanker(nn.Module):
     """Router and experts over one user encoder and one set of item tokens."""
@@ -122,6 +127,8 @@ class ElasticRanker(nn.Module):
 
     def levels_from(self, seen: RequestState, items: ItemSide, candidates: CandidateInputs) -> list[Tensor]:
         """Logits [N, K] of every level for every candidate of requests already begun."""
+        if candidates.rows_N.shape[0] == 0:
+            return [self.route(seen, items, candidates)] * self.config.num_levels
         logits = [self.route(seen, items, candidates)]
         state = self.start(items, candidates)
         layout = CandidateLayout(candidates.request_of_candidate_N, seen.num_requests)

@@ -44,6 +44,18 @@ class RequestView:
     length_R: Tensor
     tokens_RTD: Tensor
 
+    def select(self, index_R: Tensor) -> RequestView:
+        """The view of some of the requests; states stay where they are."""
+        rows_R = index_R if self.sequence_of_request_R is None else self.sequence_of_request_R[index_R]
+        return RequestView(
+            self.state,
+            rows_R,
+            self.age_RP[index_R],
+            self.visible_RP[index_R],
+            self.length_R[index_R],
+            self.tokens_RTD[index_R],
+        )
+
     def keys_values(self, layer: int) -> tuple[Tensor, Tensor]:
         """K and V [R, H, P, d] of an encoder layer, by request."""
         k, v = self.state.keys_SHPd[layer], self.state.values_SHPd[layer]

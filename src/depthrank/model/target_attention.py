@@ -9,10 +9,9 @@ Legend: R requests, C candidates a request (padded), P history positions, D widt
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from depthrank.model.blocks import Rotary, SwiGLU, merge_heads, norm, split_heads
+from depthrank.model.blocks import Rotary, SwiGLU, attend, merge_heads, norm, split_heads
 from depthrank.model.config import ModelConfig
 
 NUM_AGE_BUCKETS = 64
@@ -47,8 +46,7 @@ class TargetAttention(nn.Module):
         q_RHCd = self.rotary(q_RHCd, (length_R + 1).view(-1, 1, 1))
         bias_RH1P = self.age(age_RP).permute(0, 2, 1).unsqueeze(2)
         hidden = torch.finfo(bias_RH1P.dtype).min
-        mask_RH1P = bias_RH1P.masked_fill(~visible_RP[:, None, None, :], hidden).to(q_RHCd.dtype)
-        mask = mask_RH1P.expand(-1, -1, x_RCD.shape[1], -1)
-        mixed_RCD = merge_heads(F.scaled_dot_product_attention(q_RHCd, k_RHPd, v_RHPd, attn_mask=mask))
+        bias_RH1P = bias_RH1P.masked_fill(~visible_RP[:, None, None, :], hidden)
+        mixed_RCD = merge_heads(attend(q_RHCd, k_RHPd, v_RHPd, bias_RH1P))
         x_RCD = x_RCD + self.dropout(self.out(mixed_RCD))
         return x_RCD + self.dropout(self.mlp(self.mlp_norm(x_RCD)))  # type: ignore[no-any-return]

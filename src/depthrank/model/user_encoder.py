@@ -13,10 +13,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from depthrank.model.blocks import Rotary, SwiGLU, merge_heads, norm, split_heads
+from depthrank.model.blocks import Rotary, SwiGLU, attend, merge_heads, norm, split_heads
 from depthrank.model.config import ModelConfig
 
 NUM_GAP_BUCKETS = 32
@@ -58,7 +57,7 @@ class EncoderLayer(nn.Module):
         q_SHPd = self.rotary(split_heads(q, self.heads), position_P)
         k_SHPd = self.rotary(split_heads(k, self.heads), position_P)
         v_SHPd = split_heads(v, self.heads)
-        mixed_SPD = merge_heads(F.scaled_dot_product_attention(q_SHPd, k_SHPd, v_SHPd, is_causal=True))
+        mixed_SPD = merge_heads(attend(q_SHPd, k_SHPd, v_SHPd, causal=True))
         x_SPD = x_SPD + self.dropout(self.out(mixed_SPD))
         x_SPD = x_SPD + self.dropout(self.mlp(self.mlp_norm(x_SPD)))
         return x_SPD, k_SHPd, v_SHPd

@@ -21,14 +21,29 @@ FULL_CATALOGUE_ROWS = 8_192  # up to here a step encodes the whole catalogue: no
 
 
 @dataclass
+class Positives:
+    """Positive candidates of all requests: item row, request and labels."""
+
+    rows_P: Tensor
+    request_P: Tensor
+    label_PK: Tensor
+
+
+@dataclass
 class StepInputs:
-    """One training step: item columns of U rows, and everything that indexes them."""
+    """One training step: item columns of U rows, and everything that indexes them.
+
+    Levels are trained on the candidates of the ``deep_R`` requests; the others bring a positive for the router's
+    softmax over the catalogue (``positive_N`` of all requests).
+    """
 
     item_ids_UI: Tensor
     item_floats_UF: Tensor
     request: RequestInputs
+    deep_R: Tensor
     candidates: CandidateInputs
     labels: Labels
+    positives: Positives
     whole_catalogue: bool
 
 
@@ -57,15 +72,34 @@ def to_step_inputs(batch: Batch, items: ItemColumns) -> StepInputs:
         item_rows = index[history_rows.size :]
         rows_U = torch.from_numpy(used.astype(np.int64))
         ids_UI, floats_UF = items.ids_VI[rows_U], items.floats_VF[rows_U]
-    candidates = candidate_inputs(batch.candidate, item_rows, batch.request_of_candidate)
-    labels = Labels(
-        torch.from_numpy(batch.label),
-        torch.from_numpy(log_importance(batch)),
-        candidates.request_of_candidate_N,
-        CandidateLayout(candidates.request_of_candidate_N, len(batch)),
-    )
     request = request_inputs(batch.request, batch.history, history_rows, share_sequences(batch.history, batch.user))
-    return StepInputs(ids_UI, floats_UF, request, candidates, labels, whole)
+    deep_R = _deep_requests(batch)
+    deep_N = np.isin(batch.request_of_candidate, deep_R)
+    candidates = candidate_inputs(
+        Encoded(batch.candidate.ids[deep_N], batch.candidate.floats[deep_N]),
+        item_rows[deep_N],
+        np.searchsorted(deep_R, batch.request_of_candidate[deep_N]),
+    )
+    labels = Labels(
+        torch.from_numpy(batch.label[deep_N]),
+        torch.from_numpy(log_importance(batch)[deep_N]),
+        candidates.request_of_candidate_N,
+        CandidateLayout(candidates.request_of_candidate_N, len(deep_R)),
+    )
+    positive_N = np.nan_to_num(batch.label).max(axis=1, initial=0.0) > 0
+    positives = Positives(
+        torch.from_numpy(item_rows[positive_N].astype(np.int64)),
+        torch.from_numpy(batch.request_of_candidate[positive_N]),
+        torch.from_numpy(batch.label[positive_N]),
+    )
+    return StepInputs(ids_UI, floats_UF, request, torch.from_numpy(deep_R), candidates, labels, positives, whole)
+
+
+def _deep_requests(batch: Batch) -> np.ndarray:
+    """Requests whose candidates train every level: those with negatives, drawn or shown; int64, ascending."""
+    if not batch.is_sampled.any():
+        return np.arange(len(batch), dtype=np.int64)
+    return np.unique(batch.request_of_candidate[batch.is_sampled])
 
 
 def log_importance(batch: Batch) -> np.ndarray:

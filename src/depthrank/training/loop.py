@@ -207,7 +207,9 @@ class TrainingLoop:
         """Logits [N, K] by level, and the router's over the catalogue [R, V, K] where a softmax task can use them."""
         items = self.model.encode_items(inputs.item_ids_UI, inputs.item_floats_UF)
         seen = self.model.begin(inputs.request, items)
-        logits_L = [level.float() for level in self.model.levels_from(seen, items, inputs.candidates)]
+        everything = inputs.deep_R.shape[0] == seen.num_requests
+        deep = seen if everything else seen.select(inputs.deep_R)
+        logits_L = [level.float() for level in self.model.levels_from(deep, items, inputs.candidates)]
         if inputs.whole_catalogue and any(task.softmax for task in self.tasks):
             return logits_L, self.model.router.over_catalogue(seen.user, items).float()
         return logits_L, None
@@ -218,12 +220,12 @@ class TrainingLoop:
             return level_loss(logits_NK, inputs.labels, self.tasks)
         binary_only = [replace(task, softmax=False) for task in self.tasks]
         loss = level_loss(logits_NK, inputs.labels, binary_only)
-        rows_N, request_N = inputs.candidates.rows_N, inputs.candidates.request_of_candidate_N
+        positives = inputs.positives
         for k, task in enumerate(self.tasks):
             if task.softmax:
-                positive_N = (inputs.labels.label_NK[:, k] == 1) & (rows_N > 0)
-                own = catalogue_softmax_loss(catalogue_RVK[..., k], rows_N[positive_N], request_N[positive_N])
-                loss = loss + task.weight * own
+                own_P = (positives.label_PK[:, k] == 1) & (positives.rows_P > 0)
+                rows, request = positives.rows_P[own_P], positives.request_P[own_P]
+                loss = loss + task.weight * catalogue_softmax_loss(catalogue_RVK[..., k], rows, request)
         return loss
 
     @torch.no_grad()
@@ -241,9 +243,9 @@ class TrainingLoop:
                 sums_L[level] += requests * float(self._level_loss(level, logits_NK, inputs, catalogue))
             count += requests
             logits.append(torch.stack(logits_L).numpy())
-            labels.append(batch.label)
+            labels.append(inputs.labels.label_NK.numpy())
             weights.append(inputs.labels.log_importance_N.exp().numpy())
-            users.append(np.asarray(batch.user, dtype=object)[batch.request_of_candidate])
+            users.append(np.asarray(batch.user, dtype=object)[inputs.deep_R.numpy()][_requests_of(inputs)])
         if not count:
             nothing = np.zeros((self.model.config.num_levels, 0, len(self.tasks)), np.float32)
             return [math.nan] * len(sums_L), Scored(nothing, nothing[0], np.zeros(0), np.zeros(0, object))
@@ -259,6 +261,11 @@ class TrainingLoop:
         factor = warm * (0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * min(1.0, done))))
         for group, rate in zip(self.optimizer.param_groups, self.base_rates, strict=True):
             group["lr"] = rate * factor
+
+
+def _requests_of(inputs: StepInputs) -> np.ndarray:
+    """Which deep request each scored candidate belongs to, int64 [N]."""
+    return inputs.candidates.request_of_candidate_N.numpy()
 
 
 def make_optimizer(model: ElasticRanker, settings: TrainingSettings) -> torch.optim.Optimizer:
