@@ -1,0 +1,54 @@
+"""What an operator watches, in Prometheus form and in seconds; docs/operations.md lists it. A registry of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
+
+SECONDS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
+CANDIDATES = (0, 1, 10, 50, 100, 500, 1_000, 2_000, 5_000, 10_000, 50_000)
+CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+
+
+class ServerMetrics:
+    """Counters and histograms of one server."""
+
+    def __init__(self) -> None:
+        self.registry = registry = CollectorRegistry()
+        ProcessCollector(registry=registry)
+
+        def counter(name: str, text: str, *labels: str) -> Counter:
+            return Counter(f"depthrank_{name}", text, labels, registry=registry)
+
+        def seconds(name: str, text: str, *labels: str) -> Histogram:
+            return Histogram(f"depthrank_{name}_seconds", text, labels, registry=registry, buckets=SECONDS)
+
+        self.requests = counter("requests", "HTTP answers", "endpoint", "method", "status")
+        self.request_seconds = seconds(
+            "request", "From the first byte of a request to the last of its answer", "endpoint"
+        )
+        self.rank_wait_seconds = seconds("rank_wait", "Time a request waited for a rank thread")
+        self.rank_seconds = seconds("rank", "Time in the engine")
+        self.stage_seconds = seconds("rank_stage", "Time in one stage of the engine", "stage")
+        self.candidates = Histogram(
+            "depthrank_candidates", "Candidates of a request, after level 0", registry=registry, buckets=CANDIDATES
+        )
+        self.degraded = counter("degraded_answers", "Answers that are less than was asked for")
+        self.refused = counter("refused", "Requests refused for lack of room", "queue")
+        self.late = counter("late", "Requests whose deadline passed before they were scored")
+        self.vanished = counter("vanished_clients", "Clients that left before their answer")
+        self.errors = counter("internal_errors", "Answers with status 500; the log has each under its request id")
+        self.events = counter("events_appended", "Events appended by clients")
+        self.duplicates = counter("events_duplicate", "Events skipped since their event_id was known")
+        self.append_seconds = seconds("append", "Time to append a batch durably, waiting included")
+        self.served = counter("served_answers_logged", "Answers whose impressions were logged")
+        self.served_lost = counter("served_answers_lost", "Answers whose impressions were not logged", "reason")
+        self.ready = Gauge("depthrank_ready", "1 when warm and not draining", registry=registry)
+
+    def gauge(self, name: str, text: str, read: Callable[[], float]) -> None:
+        """A gauge that is read when the metrics are."""
+        Gauge(f"depthrank_{name}", text, registry=self.registry).set_function(read)
+
+    def render(self) -> bytes:
+        return generate_latest(self.registry)

@@ -1,0 +1,144 @@
+"""What the endpoints share: the ranker, its threads and queues, the metrics, and the life of the server."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from concurrent.futures import Future
+from enum import Enum
+from time import perf_counter
+from typing import TypeVar
+
+from depthrank.errors import DepthrankError
+from depthrank.events import AppendResult, EventBatch
+from depthrank.events.log import now_ms
+from depthrank.schema import Answer, Request
+from depthrank.server.bounded_pool import BoundedPool, OverloadError
+from depthrank.server.metrics import ServerMetrics
+from depthrank.server.ranker_port import ServedRanker
+from depthrank.server.served import ServedImpressions
+from depthrank.server.settings import ServerSettings
+
+logger = logging.getLogger("depthrank.server")
+Result = TypeVar("Result")
+
+
+class DeadlineError(DepthrankError):
+    """The deadline passed before anything was scored (HTTP 504)."""
+
+
+class Phase(Enum):
+    """Where a server is in its life; only a ready one should get traffic."""
+
+    WARMING = "warming"
+    READY = "ready"
+    DRAINING = "draining"
+    FAILED = "failed"
+
+
+class Service:
+    """One ranker, served. ``clock``: milliseconds since 1970."""
+
+    def __init__(self, ranker: ServedRanker, settings: ServerSettings, clock: Callable[[], int] = now_ms) -> None:
+        self.ranker = ranker
+        self.settings = settings
+        self.clock = clock
+        self.wall_clock = ranker.spec.dataset.main.time != "order"
+        self.metrics = ServerMetrics()
+        self.rank_pool = BoundedPool("rank", settings.rank_threads, settings.rank_queue)
+        self.log_pool = BoundedPool("log", settings.log_threads, settings.log_queue)
+        self.served = ServedImpressions(ranker.record_served, settings.served_queue, self.metrics)
+        self._newest_event_ms = -1
+        self._phase = Phase.WARMING
+        self._export_gauges()
+
+    @property
+    def phase(self) -> Phase:
+        return self._phase
+
+    @phase.setter
+    def phase(self, phase: Phase) -> None:
+        self._phase = phase
+        self.metrics.ready.set(phase is Phase.READY)
+
+    async def warm(self) -> None:
+        """Make the first request as fast as the next ones; ready when that is done."""
+        try:
+            await self.rank_pool.run(self.ranker.warm)
+        except Exception:  # whatever it was, the server stays not ready and says so
+            logger.exception("warming up failed; the server stays not ready")
+            self.phase = Phase.FAILED
+        else:
+            if self.phase is Phase.WARMING:
+                self.phase = Phase.READY
+
+    def rank(self, request: Request, request_id: str) -> Future[Answer]:
+        """Queue a request; its deadline counts from now. Raises OverloadError where the queue is full."""
+        if request.time_ms is None:
+            # An event acknowledged in this very millisecond must be visible: a history holds what lies before its time.
+            request.time_ms = max(self.clock(), self._newest_event_ms + 1)
+        return self._admit(self.rank_pool, self._rank_now, request, request_id, perf_counter())
+
+    def _rank_now(self, request: Request, request_id: str, arrived_s: float) -> Answer:
+        started = perf_counter()
+        waited_ms = (started - arrived_s) * 1000
+        self.metrics.rank_wait_seconds.observe(waited_ms / 1000)
+        if request.deadline_ms is not None and waited_ms >= request.deadline_ms:
+            self.metrics.late.inc()
+            raise DeadlineError(f"the deadline passed while the request waited {waited_ms:.1f} ms for its turn")
+        answer = self.ranker.rank(request, arrived_s=arrived_s, request_id=request_id)
+        self.metrics.rank_seconds.observe(perf_counter() - started)
+        answer.timings_ms["wait"] = round(waited_ms, 3)
+        self._count(answer)
+        return answer
+
+    def _count(self, answer: Answer) -> None:
+        for stage, milliseconds in answer.timings_ms.items():
+            if stage != "total":
+                self.metrics.stage_seconds.labels(stage).observe(milliseconds / 1000)
+        if answer.candidates_scored:
+            self.metrics.candidates.observe(answer.candidates_scored[0])
+        if answer.degraded.is_:
+            self.metrics.degraded.inc()
+
+    async def append(self, events: EventBatch) -> AppendResult:
+        """Append events; returns when they are durable and readable."""
+        now = self.clock()
+        with self.metrics.append_seconds.time():
+            result = await self.in_log_pool(self.ranker.append, events)
+        past = events.time_ms[events.time_ms <= now]
+        if len(past):
+            self._newest_event_ms = max(self._newest_event_ms, int(past.max()))
+        self.metrics.events.inc(result.appended)
+        self.metrics.duplicates.inc(result.duplicates)
+        return result
+
+    async def in_log_pool(self, call: Callable[..., Result], *args: object) -> Result:
+        """Run a call that may wait for a disk, without blocking anybody else."""
+        return await asyncio.wrap_future(self._admit(self.log_pool, call, *args))
+
+    async def decode(self, decode: Callable[..., Result], body: bytes, *args: object) -> Result:
+        """Decode a body; a large one not on the event loop."""
+        if len(body) < self.settings.decode_in_thread_bytes:
+            return decode(body, *args)
+        return await self.in_log_pool(decode, body, *args)
+
+    def close(self) -> None:
+        """Finish what was admitted and log every served impression; the ranker stays open, it is the caller's."""
+        self.phase = Phase.DRAINING
+        self.rank_pool.close()
+        self.served.close()
+        self.log_pool.close()
+
+    def _admit(self, pool: BoundedPool, call: Callable[..., Result], *args: object) -> Future[Result]:
+        try:
+            return pool.submit(call, *args)
+        except OverloadError:
+            self.metrics.refused.labels(pool.name).inc()
+            raise
+
+    def _export_gauges(self) -> None:
+        self.metrics.gauge("rank_queue", "Requests that run or wait", lambda: self.rank_pool.admitted)
+        self.metrics.gauge("log_queue", "Log calls that run or wait", lambda: self.log_pool.admitted)
+        self.metrics.gauge("served_queue", "Answers whose impressions wait to be logged", lambda: self.served.waiting)
