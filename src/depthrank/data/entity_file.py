@@ -1,0 +1,127 @@
+"""The items and users files: one row an entity, into a ``Catalogue``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import polars as pl
+
+from depthrank.catalogue import Catalogue
+from depthrank.data.files import DataFile, Problems
+from depthrank.data.ids import check_id, ids_as_text
+from depthrank.errors import FieldProblem
+from depthrank.schema import Counter, Feature, MultiHot, Numeric, Position, Spec, Text, TimeParts, Vector
+from depthrank.schema.dataset import ItemsFile, UsersFile
+
+
+def sources(spec: Spec, side: str) -> dict[str, tuple[str, Feature]]:
+    """The columns of ``side`` that features read: spec field -> (column, feature); ``id`` is no column."""
+    found: dict[str, tuple[str, Feature]] = {}
+    for name, feature in spec.features.items():
+        if isinstance(feature, Position):
+            continue
+        field = f"$.features.{name}.{'of' if isinstance(feature, Counter) else 'source'}"
+        for part in feature.of.split("*") if isinstance(feature, Counter) else [feature.source]:
+            part_side, _, column = part.partition(".")
+            if part_side == side and column not in ("", "id"):
+                found[field] = (column, feature)
+    return found
+
+
+def check_entity_file(file: DataFile, form: ItemsFile | UsersFile, side: str, spec: Spec, problems: Problems) -> None:
+    """Note a missing id column, and every feature whose column is missing or of the wrong type."""
+    check_id(file, form.id, f"{file.where}.id", problems)
+    for field, (column, feature) in sources(spec, side).items():
+        if file.has(column, field, problems):
+            check_feature_type(file, column, feature, field, problems)
+
+
+def check_feature_type(file: DataFile, column: str, feature: Feature, field: str, problems: Problems) -> None:
+    """Note a column whose type the feature kind cannot read."""
+    dtype = file.schema[column]
+    listed = isinstance(dtype, (pl.List, pl.Array))
+    if dtype == pl.Null:  # every value is missing, which any kind can encode
+        return
+    if isinstance(feature, Numeric) and not (dtype.is_numeric() or dtype == pl.Boolean):
+        file.wrong_type(column, field, "numbers for kind: numeric", problems, _numeric_hint(dtype))
+    elif isinstance(feature, Vector) and not listed:
+        file.wrong_type(column, field, f"a list of {feature.size} numbers for kind: vector", problems)
+    elif isinstance(feature, Text) and dtype != pl.String:
+        file.wrong_type(column, field, "text for kind: text", problems)
+    elif isinstance(feature, MultiHot) and dtype == pl.String and feature.separator is None:
+        hint = 'give a separator, such as separator: "|", or use kind: categorical'
+        file.wrong_type(column, field, "a list, or text with a separator, for kind: multi_hot", problems, hint)
+    elif isinstance(feature, TimeParts) and feature.unit != "iso" and not dtype.is_numeric():
+        file.wrong_type(column, field, f"numbers for unit: {feature.unit}", problems, "unit: iso reads date-times")
+    elif listed and not isinstance(feature, (MultiHot, Vector)):
+        file.wrong_type(column, field, "one value a row", problems, "kind: multi_hot reads lists")
+
+
+def _numeric_hint(dtype: pl.DataType) -> str | None:
+    return "use kind: categorical" if dtype == pl.String else None
+
+
+def load_entities(file: DataFile, form: ItemsFile | UsersFile, side: str, spec: Spec, problems: Problems) -> Entities:
+    """All columns of the file that a catalogue can hold, with ids as text; notes duplicated ids."""
+    frame = file.read(file.schema.names(), problems)
+    if frame is None:
+        return Entities([], {})
+    ids = ids_as_text(frame[form.id], f"{file.where}.id", problems)
+    _check_unique(ids, file, form.id, problems)
+    columns = {c: _plain(frame[c]) for c in frame.columns if c != form.id}
+    return Entities(ids.to_list(), {c: v for c, v in columns.items() if v is not None}, form.id)
+
+
+class Entities:
+    """Ids and columns on their way into a catalogue; ids that only the logs know join with every column missing."""
+
+    def __init__(self, ids: list[str], columns: dict[str, pl.Series], id_column: str | None = None) -> None:
+        self.ids, self.columns, self.id_column = ids, columns, id_column
+
+    def add_unlisted(self, logged: Sequence[pl.Series]) -> int:
+        """Add the ids of ``logged`` that no row has, in text order (deterministic); returns how many."""
+        known = pl.Series(self.ids, dtype=pl.String)
+        seen = pl.concat([*logged, pl.Series([], dtype=pl.String)]).unique()
+        extra = seen.filter(~seen.is_in(known.implode())).sort().to_list()
+        self.ids = self.ids + extra
+        self.columns = {
+            name: values.extend_constant(None, len(extra)) if len(extra) else values
+            for name, values in self.columns.items()
+        }
+        return len(extra)
+
+    def catalogue(self, entity: str) -> Catalogue:
+        """The catalogue of these rows."""
+        columns = {name: values.to_arrow() for name, values in self.columns.items()}
+        return Catalogue.build(entity, self.ids, columns, id_column=self.id_column)
+
+
+def _check_unique(ids: pl.Series, file: DataFile, column: str, problems: Problems) -> None:
+    repeated = ids.filter(ids.is_duplicated()).unique(maintain_order=True)
+    if len(repeated):
+        some = ", ".join(map(repr, repeated.head(3).to_list()))
+        found = f"{len(repeated)} ids of {file.name} on more than one row ({some})"
+        problems.append(FieldProblem(f"{file.where}.id", found, f"one row an id in column {column!r}"))
+
+
+def _plain(values: pl.Series) -> pl.Series | None:
+    """A type that catalogues hold: numbers, text, lists of either; date-times become ISO text. None: not storable."""
+    dtype = values.dtype
+    if dtype == pl.Boolean:
+        return values.cast(pl.Int64)
+    if dtype == pl.Null:
+        return values.cast(pl.Float64)
+    if isinstance(dtype, (pl.Categorical, pl.Enum)):
+        return values.cast(pl.String)
+    if dtype == pl.Date:
+        return values.dt.strftime("%Y-%m-%d")
+    if isinstance(dtype, pl.Datetime):
+        return values.dt.strftime("%Y-%m-%dT%H:%M:%S%.3f")
+    if isinstance(dtype, pl.Decimal):
+        return values.cast(pl.Float64)
+    if isinstance(dtype, pl.Array):
+        return values.arr.to_list()
+    listed = isinstance(dtype, pl.List) and (
+        dtype.inner == pl.String or pl.Series([], dtype=dtype.inner).dtype.is_numeric()
+    )
+    return values if dtype == pl.String or dtype.is_numeric() or listed else None

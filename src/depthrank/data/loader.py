@@ -1,0 +1,114 @@
+"""Request-grouped batches of a split, the next one prepared in a background thread."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterator
+from itertools import pairwise
+
+import numpy as np
+import numpy.typing as npt
+
+from depthrank.catalogue import Catalogue
+from depthrank.data.batch import Batch, BatchAssembler
+from depthrank.data.candidates import CandidateSource, training_candidates
+from depthrank.data.examples import Examples
+from depthrank.data.histories_in_memory import MAX_EVENTS, HistoriesInMemory
+from depthrank.data.prefetch import prefetch
+from depthrank.events import EventLog
+from depthrank.features import Counters, FeatureEncoder, HistoryCodes
+from depthrank.schema import Spec
+
+Int64 = npt.NDArray[np.int64]
+
+
+class BatchLoader:
+    """Batches of a split: at most ``training.batch_requests`` requests and ``training.batch_candidates`` candidates
+    each (a request with more is a batch of its own).
+
+    ``epoch(e)`` depends on (seed, e) alone: a run that is interrupted continues at any epoch with the same batches.
+    Training takes up to ``training.requests_per_user`` neighbouring requests of a user together (their histories share
+    one encoding) and shuffles those runs; other splits come in the order of time. ``source``: which candidates a
+    request has, by default those that training scores. ``ahead``: batches prepared in advance; 0 does without a thread.
+    """
+
+    def __init__(
+        self,
+        examples: Examples,
+        split: str,
+        spec: Spec,
+        *,
+        encoder: FeatureEncoder,
+        log: EventLog,
+        counters: Counters | None,
+        items: Catalogue,
+        users: Catalogue | None,
+        seed: int = 0,
+        source: CandidateSource | None = None,
+        ahead: int = 2,
+    ) -> None:
+        self._requests = examples.of_split(split)
+        codes = HistoryCodes(log, items, spec.history_actions)
+        memory = None
+        if log.stats().events <= MAX_EVENTS:
+            memory = HistoriesInMemory(log, [examples.user[r] for r in self._requests.tolist()], spec.history_actions)
+        self._assembler = BatchAssembler(spec, examples, encoder, log, counters, items, users, codes, memory)
+        share = spec.training.deep_share if split == "train" else 1.0
+        self._source = source or training_candidates(spec, examples, items.size, share=share)
+        self._batch_requests, self._batch_candidates = spec.training.batch_requests, spec.training.batch_candidates
+        self._shuffle, self._seed, self._ahead = split == "train", seed, ahead
+        self._run_of_request, self._num_runs = user_runs(examples.user, self._requests, spec.training.requests_per_user)
+
+    def __len__(self) -> int:
+        """Requests of an epoch."""
+        return len(self._requests)
+
+    @property
+    def num_batches(self) -> int:
+        """Batches of the first epoch; others differ a little where requests have different numbers of candidates."""
+        return len(self._cuts(self._order(0))) - 1
+
+    def __iter__(self) -> Iterator[Batch]:
+        return self.epoch(0)
+
+    def epoch(self, epoch: int) -> Generator[Batch, None, None]:
+        """All batches of one epoch. Closing the iterator, or leaving it to the garbage collector, ends its thread."""
+        if not self._ahead:
+            return self._batches(epoch)
+        return prefetch(self._batches(epoch), self._ahead)
+
+    def _batches(self, epoch: int) -> Generator[Batch, None, None]:
+        order = self._order(epoch)
+        cuts = self._cuts(order)
+        for number, (start, stop) in enumerate(pairwise(cuts)):
+            rng = np.random.default_rng((self._seed, epoch, number))
+            yield self._assembler.assemble(order[start:stop], self._source, rng)
+
+    def _order(self, epoch: int) -> Int64:
+        if not self._shuffle:
+            return self._requests
+        rng = np.random.default_rng((self._seed, epoch))
+        return self._requests[np.argsort(rng.random(self._num_runs)[self._run_of_request], kind="stable")]
+
+    def _cuts(self, order: Int64) -> list[int]:
+        """Where batches begin and end: 0 = cuts[0] < cuts[1] < ... = R."""
+        total = np.cumsum(self._source.counts(order))
+        cuts, start, before = [0], 0, 0
+        while start < len(order):
+            fitting = int(np.searchsorted(total, before + self._batch_candidates, side="right"))
+            start = min(max(fitting, start + 1), start + self._batch_requests)
+            before = int(total[start - 1])
+            cuts.append(start)
+        return cuts
+
+
+def user_runs(user: list[str], requests: Int64, most: int) -> tuple[Int64, int]:
+    """Runs of at most ``most`` requests of one user, neighbours in time: the run of each request, and their number."""
+    if not len(requests):
+        return np.zeros(0, np.int64), 0
+    _, code = np.unique(np.array([user[r] for r in requests.tolist()], dtype=object).astype(str), return_inverse=True)
+    by_user = np.argsort(code, kind="stable")
+    starts = np.flatnonzero(np.r_[True, np.diff(code[by_user]) != 0])
+    place = np.arange(len(requests)) - np.repeat(starts, np.diff(np.r_[starts, len(requests)]))
+    run = np.empty(len(requests), dtype=np.int64)
+    run[by_user] = np.cumsum(place % most == 0) - 1
+    return run, int(run.max()) + 1
