@@ -7,8 +7,9 @@ inputs for R requests and N candidates, and the FLOPs that sharing must leave (`
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
-from . import own_cross, own_gates, own_layout, own_sequence, rechub_multitask, rechub_ranking
+from . import closed_forms_own, own_cross, own_gates, own_layout, own_sequence, rechub_multitask, rechub_ranking
 from .entry import FULL, SMALL, Flops, Inputs, Sizes, ZooModel
 
 RECHUB: dict[str, Callable[[Sizes], ZooModel]] = {**rechub_ranking.MODELS, **rechub_multitask.MODELS}
@@ -23,7 +24,10 @@ NAMES: tuple[str, ...] = (*RECHUB, *OWN)
 
 def make(name: str, sizes: Sizes = FULL) -> ZooModel:
     """The zoo's model of this name at these sizes; raises ``KeyError`` for an unknown one."""
-    return ({**RECHUB, **OWN})[name](sizes)
+    if name in RECHUB:
+        return RECHUB[name](sizes)
+    model = OWN[name](sizes)
+    return replace(model, work=closed_forms_own.form(name, sizes)) if name in closed_forms_own.WORK else model
 
 
 __all__ = ["FULL", "NAMES", "OWN", "RECHUB", "SMALL", "Flops", "Inputs", "Sizes", "ZooModel", "make"]

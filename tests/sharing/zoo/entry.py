@@ -6,7 +6,7 @@ Shape letters: R requests, N candidates (flat over requests), B = N pairs, L his
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
@@ -95,7 +95,7 @@ class ZooModel:
 
     ``per_request_context`` names candidate inputs that are no function of the item (a position, a bid), so they stay
     outside a bound catalogue. ``refused`` holds a piece of the reason if the compiler may decline the model.
-    ``alone_fails`` marks an original that cannot score a batch of one, ``empty_fails`` one that cannot score none.
+    ``alone_fails`` marks an original that cannot score a batch of one.
     """
 
     name: str
@@ -109,8 +109,6 @@ class ZooModel:
     work: WorkForm | None = None
     refused: str | None = None
     alone_fails: bool = False
-    empty_fails: bool = False
-    batched_only: bool = field(default=False)
 
     def build(self, seed: int = 0) -> nn.Module:
         """The model in eval mode, fp32, with weights and batch statistics that make its outputs vary."""

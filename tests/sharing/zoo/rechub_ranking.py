@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -85,21 +86,23 @@ def dien(s: Sizes) -> ZooModel:
         return ranking.DIEN(user_features(s) + others, [past], [negative], [target], mlp_without(s))
 
     request, candidate = with_history(s, "negative_history")
-    return ZooModel("DIEN", s, build, request, candidate, refused="data", empty_fails=True)
+    return ZooModel("DIEN", s, build, request, candidate, refused="data")
 
 
 def bst(s: Sizes, num_layers: int = 1) -> ZooModel:
     def build() -> nn.Module:
         target, others = target_features(s)
-        return ranking.BST(
-            user_features(s) + others, [history_feature(s)], [target], mlp(s),
-            nhead=4, dropout=0.1, num_layers=num_layers, max_seq_len=s.history + 1,
-        )  # fmt: skip
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="enable_nested_tensor is True")
+            return ranking.BST(
+                user_features(s) + others, [history_feature(s)], [target], mlp(s),
+                nhead=4, dropout=0.1, num_layers=num_layers, max_seq_len=s.history + 1,
+            )  # fmt: skip
 
     request, candidate = with_history(s)
     return ZooModel(
         "BST" if num_layers == 1 else f"BST{num_layers}", s, build, request, candidate,
-        user_side_is_encoder=num_layers == 1, work=closed_forms.bst(s, num_layers), empty_fails=True,
+        user_side_is_encoder=num_layers == 1, work=closed_forms.bst(s, num_layers),
     )  # fmt: skip
 
 

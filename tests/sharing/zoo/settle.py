@@ -1,7 +1,8 @@
 """Brings a fresh model into a state in which wrong algebra shows: every bias, scale and batch statistic is non-trivial.
 
 Libraries start embeddings near zero and batch statistics at (0, 1); outputs then hardly vary and any rewrite looks
-right. Here embeddings get unit scale, batch statistics come from data, and constant parameters are perturbed.
+right. Here embeddings and linears keep the signal's scale, batch statistics come from data, and constant parameters
+are perturbed.
 """
 
 from __future__ import annotations
@@ -21,8 +22,11 @@ def settled(model: nn.Module, args: tuple[object, ...], kwargs: dict[str, Tensor
                 nn.init.normal_(module.weight, std=0.5)
                 if module.padding_idx is not None:
                     module.weight[module.padding_idx].zero_()
+            if isinstance(module, nn.Linear) and module.in_features > 1:
+                nn.init.normal_(module.weight, std=1.5 / module.in_features**0.5)
         for parameter in model.parameters():
-            if parameter.numel() > 1 and float(parameter.max() - parameter.min()) == 0.0:
+            varies = not parameter.is_floating_point() or parameter.numel() == 1 or parameter.min() < parameter.max()
+            if not varies:
                 parameter.add_(0.1 * torch.randn_like(parameter))
         measure_batch_statistics(model, args, kwargs)
     return model.eval()

@@ -1,0 +1,542 @@
+"""How much faster is a shared ranker than the same model pair by pair, and than every rival that exists?
+
+    python benchmarks/bench_sharing.py [--models DeepFM,DIN] [--quick] [--minutes M] [--json F]
+
+One request with N candidates, fp32, the same matmul setting for all. Each (model, threads) runs in a process of its
+own, since dynamo caches code by class; inside it all variants are called in turn, round after round, and medians taken.
+
+Variants. ``eager`` is the model as given. ``folded`` has its batch norms folded into linears, ``graph`` is that,
+exported to one flat graph: neither shares, and all further rivals start from ``folded``, so that they too have it:
+``compile``, ``vmap`` (candidates mapped, request held), ``compile_vmap``, ``ort`` (ONNX Runtime). Ours: ``ours``,
+``ours_compiled``, ``bound`` (item-only values from a catalogue) and ``bound_compiled``. Pair-by-pair rivals get their
+replicated inputs for nothing: the copy is not timed.
+
+The floor is the time of the work that is left in ``ours``: its matrix-product FLOPs at the rate measured for a square
+product of N rows, plus the bytes that its kernels read and write at the bandwidth measured for a copy. The cap is the
+ratio of matrix-product FLOPs before and after: what exactness allows.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import json
+import math
+import os
+import platform
+import signal
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+import warnings
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "sharing"))
+
+import zoo
+from zoo.oracle import by_vmap, counted_flops, largest_difference, pairwise
+
+RIVALS = ("eager", "folded", "graph", "compile", "vmap", "compile_vmap", "ort")
+OURS = ("ours", "ours_compiled", "bound", "bound_compiled")
+Call = Callable[[], Any]
+
+
+# --- What runs -------------------------------------------------------------------------------------------------------
+
+
+def fold_batch_norms(module: nn.Module) -> nn.Module:
+    """A copy in which every batch norm that follows a linear in a Sequential is folded into it."""
+    folded = copy.deepcopy(module)
+    for block in folded.modules():
+        if not isinstance(block, nn.Sequential):
+            continue
+        for i in range(len(block) - 1):
+            if isinstance(block[i], nn.Linear) and isinstance(block[i + 1], nn.BatchNorm1d):
+                block[i] = nn.utils.fuse_linear_bn_eval(block[i], block[i + 1])
+                block[i + 1] = nn.Identity()
+    return folded
+
+
+class OverNames(nn.Module):
+    """The model as a function of tensors in the order of their names, so that exporters see a flat signature."""
+
+    def __init__(self, model: zoo.ZooModel, module: nn.Module, num_request: int) -> None:
+        super().__init__()
+        self.model, self.inner, self.num_request = model, module, num_request
+
+    def forward(self, *columns: Tensor) -> list[Tensor]:
+        names = [*self.model.request_names, *self.model.candidate_names]
+        split = self.num_request
+        request = dict(zip(names[:split], columns[:split], strict=True))
+        candidate = dict(zip(names[split:], columns[split:], strict=True))
+        args, kwargs = self.model.call_arguments(request, candidate)
+        return tree_leaves(self.inner(*args, **kwargs))
+
+
+class Contestants:
+    """Builds every variant once; a variant that cannot be built leaves its reason in ``failures``."""
+
+    def __init__(self, model: zoo.ZooModel, threads: int, wanted: tuple[str, ...]) -> None:
+        self.model, self.threads, self.wanted = model, threads, wanted
+        self.eager = model.build()
+        self.folded = fold_batch_norms(self.eager)
+        self.failures: dict[str, str] = {}
+        self.build_seconds: dict[str, float] = {}
+        self.makers: dict[str, Callable[[zoo.Inputs], Call]] = {}
+        builders = {name: getattr(self, f"build_{name}") for name in wanted}
+        for name, builder in builders.items():
+            self.attempt(name, builder)
+
+    def attempt(self, name: str, builder: Callable[[], Callable[[zoo.Inputs], Call]]) -> None:
+        start = time.perf_counter()
+        try:
+            self.makers[name] = builder()
+        except Exception as error:  # noqa: BLE001 a rival's failure is a result
+            self.failures[name] = reason(error)
+        self.build_seconds[name] = time.perf_counter() - start
+
+    def build_eager(self) -> Callable[[zoo.Inputs], Call]:
+        return self.pair_by_pair(self.eager)
+
+    def build_folded(self) -> Callable[[zoo.Inputs], Call]:
+        return self.pair_by_pair(self.folded)
+
+    def build_graph(self) -> Callable[[zoo.Inputs], Call]:
+        flat = self.exported().module(check_guards=False)
+        return lambda inputs: bind_call(flat, *self.columns(inputs))
+
+    def build_compile(self) -> Callable[[zoo.Inputs], Call]:
+        return self.pair_by_pair(torch.compile(self.folded, dynamic=True))
+
+    def build_vmap(self) -> Callable[[zoo.Inputs], Call]:
+        return lambda inputs: lambda: by_vmap(self.model, self.folded, inputs)
+
+    def build_compile_vmap(self) -> Callable[[zoo.Inputs], Call]:
+        mapped = torch.compile(lambda inputs: by_vmap(self.model, self.folded, inputs), dynamic=True)
+        return lambda inputs: lambda: mapped(inputs)
+
+    def build_ort(self) -> Callable[[zoo.Inputs], Call]:
+        import onnxruntime
+
+        columns = self.columns(self.model.draw(1, 4, 4))
+        flat = OverNames(self.model, self.folded, len(self.model.request_names)).eval()
+        program = torch.onnx.export(flat, columns, dynamo=True, verbose=False, dynamic_shapes=self.dynamic(columns))
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = self.threads
+        options.log_severity_level = 3
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        session = onnxruntime.InferenceSession(
+            program.model_proto.SerializeToString(), options, providers=["CPUExecutionProvider"]
+        )
+        names = [node.name for node in session.get_inputs()]
+        kept = [int(name.rsplit("_", 1)[-1]) if name.startswith("columns_") else i for i, name in enumerate(names)]
+
+        def make(inputs: zoo.Inputs) -> Call:
+            arrays = [column.numpy() for column in self.columns(inputs)]
+            feed = {name: arrays[i] for name, i in zip(names, kept, strict=True)}
+            return lambda: [torch.from_numpy(out) for out in session.run(None, feed)]
+
+        return make
+
+    def build_ours(self) -> Callable[[zoo.Inputs], Call]:
+        from depthrank.sharing import share
+
+        self.shared = share(self.eager, self.model.example(), request_inputs=self.model.request_inputs)
+        return lambda inputs: bind_call(self.shared, inputs.request, inputs.candidate)
+
+    def build_ours_compiled(self) -> Callable[[zoo.Inputs], Call]:
+        compiled = self.shared.compile()
+        return lambda inputs: bind_call(compiled, inputs.request, inputs.candidate)
+
+    def build_bound(self) -> Callable[[zoo.Inputs], Call]:
+        self.bound = self.shared.bind(self.catalogue)
+        return lambda inputs: self.bound_call(self.bound, inputs)
+
+    def build_bound_compiled(self) -> Callable[[zoo.Inputs], Call]:
+        compiled = self.bound.compile()
+        return lambda inputs: self.bound_call(compiled, inputs)
+
+    @property
+    def catalogue(self) -> dict[str, Tensor]:
+        """Item-only inputs of a catalogue of 10,000 items; candidates are its first rows."""
+        items = self.model.draw(3, 1, 10_000).candidate
+        return {name: items[name] for name in self.model.item_names}
+
+    def inputs(self, num_candidates: int) -> zoo.Inputs:
+        """One request whose candidates are rows 0.. of the catalogue, so that bound and unbound score the same."""
+        drawn = self.model.draw(4, 1, num_candidates)
+        items = {name: column[:num_candidates] for name, column in self.catalogue.items()}
+        return zoo.Inputs(drawn.request, drawn.candidate | items, drawn.request_of_candidate)
+
+    def bound_call(self, bound: Callable[..., Any], inputs: zoo.Inputs) -> Call:
+        others = {name: inputs.candidate[name] for name in self.model.per_request_context}
+        return bind_call(bound, inputs.request, torch.arange(inputs.num_candidates), others)
+
+    def pair_by_pair(self, module: Callable[..., Any]) -> Callable[[zoo.Inputs], Call]:
+        def make(inputs: zoo.Inputs) -> Call:
+            args, kwargs = self.model.call_arguments(*inputs.pairs())
+            return bind_call(module, *args, **kwargs)
+
+        return make
+
+    def columns(self, inputs: zoo.Inputs) -> tuple[Tensor, ...]:
+        request, candidate = inputs.pairs()
+        return (*request.values(), *candidate.values())
+
+    def dynamic(self, columns: tuple[Tensor, ...]) -> Any:
+        batch = torch.export.Dim("batch", min=1)
+        return (tuple({0: batch} for _ in columns),)
+
+    def exported(self) -> torch.export.ExportedProgram:
+        columns = self.columns(self.model.draw(1, 4, 4))
+        flat = OverNames(self.model, self.folded, len(self.model.request_names)).eval()
+        program = torch.export.export(flat, columns, dynamic_shapes=self.dynamic(columns), strict=False)
+        return program.run_decompositions({})
+
+
+def bind_call(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Call:
+    return lambda: function(*args, **kwargs)
+
+
+def reason(error: BaseException) -> str:
+    """The first line of an error, short enough for a table."""
+    return f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0]}"[:200]
+
+
+# --- What it costs ---------------------------------------------------------------------------------------------------
+
+
+class MovedBytes(TorchDispatchMode):
+    """Sums the bytes that kernels read and write; views are free, a lookup reads only the rows it fetches."""
+
+    LOOKUPS = ("embedding", "index_select", "index", "gather", "embedding_bag")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.total = 0
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        result = func(*args, **(kwargs or {}))
+        sources = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
+        results = [leaf for leaf in tree_leaves(result) if isinstance(leaf, Tensor)]
+        if any(r.untyped_storage()._cdata == s.untyped_storage()._cdata for r in results for s in sources):
+            return result
+        written = sum(r.numel() * r.element_size() for r in results)
+        lookup = func._schema.name.split("::")[-1].lstrip("_").split(".")[0] in self.LOOKUPS
+        sizes = [min(s.numel() * s.element_size(), s.untyped_storage().nbytes()) for s in sources]
+        self.total += written + (written if lookup else sum(sizes))
+        return result
+
+
+def moved_bytes(call: Call) -> int:
+    with torch.no_grad(), MovedBytes() as counter:
+        call()
+    return counter.total
+
+
+def median_seconds(call: Call, seconds: float = 0.3) -> float:
+    call()
+    times, deadline = [], time.perf_counter() + seconds
+    while len(times) < 5 or time.perf_counter() < deadline:
+        start = time.perf_counter()
+        call()
+        times.append(time.perf_counter() - start)
+    return statistics.median(times)
+
+
+def matmul_rate(num_rows: int) -> float:
+    """FLOP/s of a linear of N rows at its better width: 512 or 1024."""
+    rates = []
+    for width in (512, 1024):
+        x, w = torch.randn(num_rows, width), torch.randn(width, width)
+        rates.append(2 * num_rows * width * width / median_seconds(lambda x=x, w=w: nn.functional.linear(x, w)))
+    return max(rates)
+
+
+def bandwidth() -> float:
+    """Bytes per second, read plus written, of a copy of 64 MB."""
+    source = torch.randn(16 << 20)
+    target = torch.empty_like(source)
+    return 2 * source.numel() * 4 / median_seconds(lambda: target.copy_(source))
+
+
+def resident_bytes(key: str) -> int:
+    """VmRSS or VmHWM of this process."""
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith(key):
+            return int(line.split()[1]) * 1024
+    raise RuntimeError(f"/proc/self/status has no {key}")
+
+
+def peak_bytes(call: Call) -> int:
+    """How far one call raises resident memory above where it stood."""
+    Path("/proc/self/clear_refs").write_text("5")
+    before = resident_bytes("VmRSS")
+    call()
+    return max(0, resident_bytes("VmHWM") - before)
+
+
+def timed(calls: Mapping[str, Call], seconds: float, max_rounds: int = 200) -> dict[str, float]:
+    """Median seconds of every call, all interleaved; a call that is slow in its first round takes part in fewer."""
+    times: dict[str, list[float]] = {name: [] for name in calls}
+    spent = dict.fromkeys(calls, 0.0)
+    share_of_time = seconds / max(len(calls), 1)
+    for _ in range(max_rounds):
+        for name, call in calls.items():
+            if len(times[name]) >= 2 and spent[name] > share_of_time:
+                continue
+            start = time.perf_counter()
+            call()
+            times[name].append(time.perf_counter() - start)
+            spent[name] += times[name][-1]
+        if all(spent[name] > share_of_time for name in calls):
+            break
+    return {name: statistics.median(values) for name, values in times.items()}
+
+
+# --- One model, in a process of its own ------------------------------------------------------------------------------
+
+
+def measure_model(name: str, args: argparse.Namespace, save: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
+    """All variants of one model at every N; ``save`` is called as results grow, so that a time-out loses little."""
+    model = zoo.make(name, zoo.SMALL if args.small else zoo.FULL)
+    wanted = tuple(v for v in (*RIVALS, *OURS) if not (args.no_compile and "compile" in v))
+    field = Contestants(model, args.threads, wanted)
+    result: dict[str, Any] = {
+        "model": name, "threads": args.threads, "encoder": model.user_side_is_encoder,
+        "failures": field.failures, "build_seconds": field.build_seconds, "first_call_seconds": {}, "sizes": {},
+    }  # fmt: skip
+    rate_of_copy = bandwidth()
+    for num_candidates in args.candidates:
+        inputs = field.inputs(num_candidates)
+        truth = pairwise(model, field.eager, inputs)
+        calls = ready_calls(field, inputs, truth, result)
+        row: dict[str, Any] = {"median_ms": {k: 1e3 * v for k, v in timed(calls, args.seconds).items()}}
+        row |= floors(model, field, inputs, calls, rate_of_copy)
+        if num_candidates == max(args.candidates):
+            row["peak_mb"] = {v: peak_bytes(calls[v]) / 2**20 for v in ("eager", "ours", "bound") if v in calls}
+        result["sizes"][str(num_candidates)] = row
+        save(result)
+    return result
+
+
+def ready_calls(field: Contestants, inputs: zoo.Inputs, truth: Any, result: dict[str, Any]) -> dict[str, Call]:
+    """Every variant warmed up on these inputs and checked against the original; the wrong and the failing are out."""
+    calls: dict[str, Call] = {}
+    for name, make in field.makers.items():
+        if name in field.failures:
+            continue
+        start = time.perf_counter()
+        try:
+            call = make(inputs)
+            gap = largest_difference(tree_leaves(call()), tree_leaves(truth))
+            call()
+        except Exception as error:  # noqa: BLE001 a rival's failure is a result
+            field.failures[name] = reason(error)
+            continue
+        result["first_call_seconds"].setdefault(name, time.perf_counter() - start)
+        if gap > 1e-4:
+            field.failures[name] = f"wrong by {gap:.1e}"
+            continue
+        calls[name] = call
+    return calls
+
+
+def floors(
+    model: zoo.ZooModel, field: Contestants, inputs: zoo.Inputs, calls: Mapping[str, Call], rate_of_copy: float
+) -> dict[str, Any]:
+    """FLOPs and bytes left in ours and in bound, their floor in milliseconds, and the cap."""
+    rate = matmul_rate(inputs.num_candidates)
+    before = counted_flops(lambda: pairwise(model, field.eager, inputs))
+    row: dict[str, Any] = {"gflops_rate": rate / 1e9, "gbytes_rate": rate_of_copy / 1e9, "flops_before": before}
+    for name in ("ours", "bound"):
+        if name not in calls:
+            continue
+        flops, moved = counted_flops(calls[name]), moved_bytes(calls[name])
+        row |= {
+            f"flops_{name}": flops,
+            f"bytes_{name}": moved,
+            f"floor_ms_{name}": 1e3 * (flops / rate + moved / rate_of_copy),
+            f"cap_{name}": before / flops if flops else math.inf,
+        }
+    return row
+
+
+def worker(args: argparse.Namespace) -> None:
+    torch.set_num_threads(args.threads)
+    torch.set_float32_matmul_precision("medium")
+    warnings.simplefilter("ignore")
+    target = Path(args.worker)
+    with torch.inference_mode(False), torch.no_grad():
+        measure_model(args.models, args, lambda result: target.write_text(json.dumps(result)))
+
+
+# --- All models ------------------------------------------------------------------------------------------------------
+
+
+def run_worker(name: str, threads: int, args: argparse.Namespace, limit_s: float) -> dict[str, Any]:
+    """One (model, threads) in a process of its own; a crash or a time-out keeps what was measured before it."""
+    with tempfile.TemporaryDirectory() as folder:
+        target = Path(folder) / "result.json"
+        command = [sys.executable, __file__, "--worker", str(target), "--models", name, "--threads", str(threads),
+                   "--seconds", str(args.seconds), "--candidates", ",".join(map(str, args.candidates))]  # fmt: skip
+        command += ["--small"] * args.small + ["--no-compile"] * args.no_compile
+        env = os.environ | {"OMP_NUM_THREADS": str(threads), "OMP_WAIT_POLICY": "PASSIVE"}
+        with open(Path(folder) / "stderr", "w+") as log:
+            process = subprocess.Popen(command, env=env, stdout=log, stderr=log, start_new_session=True)
+            try:
+                code: int | str = process.wait(timeout=limit_s)
+            except subprocess.TimeoutExpired:
+                os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
+                code = f"timed out after {limit_s:.0f} s"
+            log.seek(0)
+            tail = log.read().strip().splitlines()[-1:]
+        result = json.loads(target.read_text()) if target.exists() else {"model": name, "threads": threads, "sizes": {}}
+    if code != 0:
+        result["stopped"] = code if isinstance(code, str) else f"exit {code}: {' '.join(tail)[:300]}"
+    return result
+
+
+def machine() -> dict[str, Any]:
+    cpu = next((line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines()
+                if line.startswith("model name")), platform.processor())  # fmt: skip
+    return {
+        "cpu": cpu,
+        "cores": os.cpu_count(),
+        "load": os.getloadavg()[0],
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "matmul_precision": "medium",
+        "when": time.strftime("%Y-%m-%d %H:%M"),
+    }
+
+
+def table(result: dict[str, Any]) -> str:
+    """Medians of one (model, threads), one line per N, and why variants are missing."""
+    lines = []
+    for size, row in result["sizes"].items():
+        cells = " ".join(f"{name} {ms:.2f}" for name, ms in row["median_ms"].items())
+        verdict = " ".join(f"{k} {v:.2f}" for k, v in ratios(row).items())
+        lines.append(f"{result['model']:26} {result['threads']} thr N={size:5} ms: {cells}\n{'':34}{verdict}")
+        if "peak_mb" in row:
+            lines.append(f"{'':34}peak MB: " + " ".join(f"{k} {v:.0f}" for k, v in row["peak_mb"].items()))
+    built = {**result.get("build_seconds", {})}
+    first = result.get("first_call_seconds", {})
+    seconds = " ".join(f"{k} {built[k] + first.get(k, 0.0):.1f}" for k in built)
+    lines.append(f"{'':34}seconds to build and call once: {seconds}")
+    lines += [f"{'':34}{name} failed: {why}" for name, why in result.get("failures", {}).items()]
+    if "stopped" in result:
+        lines.append(f"{result['model']:26} stopped: {result['stopped']}")
+    return "\n".join(lines)
+
+
+def ratios(row: Mapping[str, Any]) -> dict[str, float]:
+    """Speed-ups, distance from the floor, and the cap, of one line."""
+    ms = row["median_ms"]
+    rivals = [ms[name] for name in RIVALS if name in ms]
+    out: dict[str, float] = {}
+    for ours in ("ours", "bound"):
+        best = min((ms[name] for name in (ours, f"{ours}_compiled") if name in ms), default=None)
+        if best is None or not rivals:
+            continue
+        out[f"{ours}_vs_eager"] = ms["eager"] / best if "eager" in ms else math.nan
+        out[f"{ours}_vs_best_rival"] = min(rivals) / best
+        out[f"{ours}_cap"] = row.get(f"cap_{ours}", math.nan)
+        out[f"{ours}_floor_ms"] = row.get(f"floor_ms_{ours}", math.nan)
+        out[f"{ours}_over_floor"] = best / row[f"floor_ms_{ours}"] if row.get(f"floor_ms_{ours}") else math.nan
+    if "eager" in ms and "folded" in ms:
+        out["not_sharing_fold"] = ms["eager"] / ms["folded"]
+    if "folded" in ms and "graph" in ms:
+        out["not_sharing_graph"] = ms["folded"] / ms["graph"]
+    if "graph" in ms and "ours" in ms:
+        out["sharing_alone"] = ms["graph"] / ms["ours"]
+    if "compile" in ms and "ours_compiled" in ms:
+        out["sharing_alone_compiled"] = ms["compile"] / ms["ours_compiled"]
+    return out
+
+
+def geometric_mean(values: list[float]) -> float:
+    good = [value for value in values if value > 0 and math.isfinite(value)]
+    return math.exp(sum(map(math.log, good)) / len(good)) if good else math.nan
+
+
+def summary(results: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Geometric means over models for every (threads, N), with the caps beside them."""
+    rows: dict[tuple[int, str], list[dict[str, float]]] = {}
+    for result in results:
+        for size, row in result["sizes"].items():
+            rows.setdefault((result["threads"], size), []).append(ratios(row))
+    keys = ("ours_vs_eager", "ours_vs_best_rival", "ours_cap", "bound_vs_eager", "bound_vs_best_rival", "bound_cap",
+            "not_sharing_fold", "not_sharing_graph", "sharing_alone", "sharing_alone_compiled")  # fmt: skip
+    return [
+        {"threads": threads, "candidates": int(size), "models": len(found)}
+        | {key: geometric_mean([r[key] for r in found if key in r]) for key in keys}
+        for (threads, size), found in sorted(rows.items(), key=lambda item: (item[0][0], int(item[0][1])))
+    ]
+
+
+def integers(text: str) -> list[int]:
+    return [int(part) for part in text.split(",")]
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--models", default=",".join(zoo.RECHUB), help="comma list, or 'all' for our own zoo too")
+    parser.add_argument("--candidates", type=integers, default=[100, 1000, 5000])
+    parser.add_argument("--threads", default="1,2", help="comma list of thread counts")
+    parser.add_argument("--seconds", type=float, default=8.0, help="timing budget of all variants at one N")
+    parser.add_argument("--minutes", type=float, default=240.0, help="stop starting models after this long")
+    parser.add_argument("--model-minutes", type=float, default=12.0, help="limit for one (model, threads)")
+    parser.add_argument("--quick", action="store_true", help="N=100 and 1000, one thread, short timing")
+    parser.add_argument("--small", action="store_true", help="the small sizes of the tests")
+    parser.add_argument("--no-compile", action="store_true", help="leave compiled variants out")
+    parser.add_argument("--json", type=Path)
+    parser.add_argument("--worker", help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.quick:
+        args.candidates, args.threads, args.seconds = [100, 1000], "1", 2.0
+    if args.models == "all":
+        args.models = ",".join(zoo.NAMES)
+    return args
+
+
+def main() -> None:
+    args = parse()
+    if args.worker:
+        args.threads = int(args.threads)
+        worker(args)
+        return
+    about = machine()
+    print(" | ".join(f"{k}: {v}" for k, v in about.items()))
+    print(f"{zoo.SMALL if args.small else zoo.FULL}, one request, fp32", flush=True)
+    deadline, results = time.monotonic() + 60 * args.minutes, []
+    for name in args.models.split(","):
+        for threads in integers(args.threads):
+            left = deadline - time.monotonic()
+            if left < 10:
+                print(f"{name}: not run, the {args.minutes:g} minutes are over")
+                continue
+            results.append(run_worker(name, threads, args, min(left, 60 * args.model_minutes)))
+            print(table(results[-1]), flush=True)
+            if args.json:
+                record = {"machine": about, "results": results, "summary": summary(results)}
+                args.json.write_text(json.dumps(record, indent=1))
+    print("\ngeometric means")
+    for row in summary(results):
+        print("  " + " ".join(f"{k} {v:.2f}" if isinstance(v, float) else f"{k} {v}" for k, v in row.items()))
+
+
+if __name__ == "__main__":
+    main()

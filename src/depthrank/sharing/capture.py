@@ -1,0 +1,173 @@
+"""Capture a module as torch.export sees it: one named batch dimension, functional operators, no Python left."""
+
+from __future__ import annotations
+
+import re
+import warnings
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+from torch.export import Dim
+from torch.utils import _pytree as pytree
+
+from depthrank.sharing.inputs import ModuleInputs
+from depthrank.sharing.refusal import Refused, source_line
+
+
+@dataclass(frozen=True)
+class Captured:
+    """The model's own graph over pairs: its nodes, its tensors by placeholder, its inputs and outputs by name."""
+
+    nodes: tuple[fx.Node, ...]
+    tensors: dict[str, tuple[str, Tensor]]  # placeholder -> (name in the module, tensor)
+    inputs: dict[str, str]  # placeholder -> input name
+    outputs: tuple[Any, ...]  # fx nodes, or plain values
+    output_spec: Any
+    batch: Any  # the sympy symbol of the batch
+    program: Any  # the ExportedProgram, to run it in another precision
+
+
+def tile(tensor: Tensor, rows: int) -> Tensor:
+    """The first ``rows`` rows, the tensor repeated as often as it takes."""
+    times = -(-rows // tensor.shape[0])
+    return tensor.repeat(times, *([1] * (tensor.dim() - 1)))[:rows]
+
+
+def unused_size(example: dict[str, Tensor]) -> int:
+    """A number of rows that no other dimension has, so that a wrong match of sizes cannot pass."""
+    taken = {s for t in example.values() for s in t.shape[1:]}
+    return next(n for n in (7, 11, 13, 17, 19, 23, 29, 31, 37, 41, 43, 47) if n not in taken)
+
+
+def capture(module: nn.Module, inputs: ModuleInputs) -> Captured:
+    """Export ``module`` with a dynamic batch; raises ``Refused`` with the model's own line where that is impossible."""
+    rows = unused_size(inputs.example)
+    args, kwargs = inputs.arguments({n: tile(t, rows) for n, t in inputs.example.items()})
+    batch = Dim("batch", min=1)
+    flat, spec = pytree.tree_flatten((args, kwargs))
+    marks = [{0: batch} if isinstance(v, Tensor) else None for v in flat]
+    shape_args, shape_kwargs = pytree.tree_unflatten(marks, spec)
+    shapes = _by_parameter(module, shape_args, shape_kwargs)
+    try:
+        with warnings.catch_warnings(), torch.no_grad():
+            warnings.simplefilter("ignore")
+            program = torch.export.export(module, args, kwargs, dynamic_shapes=shapes, strict=False)
+            program = program.run_decompositions({})
+    except Exception as error:  # torch.export raises many types; each becomes one refusal that keeps its message
+        raise _explain_failure(error) from error
+    return _read(program, inputs, module)
+
+
+def _by_parameter(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    import inspect
+
+    parameters = list(inspect.signature(module.forward).parameters.values())
+    shapes: dict[str, Any] = {}
+    for place, mark in enumerate(args):
+        parameter = parameters[min(place, len(parameters) - 1)]
+        if parameter.kind == inspect.Parameter.VAR_POSITIONAL:
+            shapes[parameter.name] = tuple(args[place:])
+            break
+        shapes[parameter.name] = mark
+    for name, mark in kwargs.items():
+        if name in {p.name for p in parameters if p.kind != inspect.Parameter.VAR_KEYWORD}:
+            shapes[name] = mark
+        else:
+            shapes.setdefault(next(p.name for p in parameters if p.kind == inspect.Parameter.VAR_KEYWORD), {})[name] = (
+                mark
+            )
+    return shapes
+
+
+_KNOWN_FAILURES = (
+    (
+        r"specialized it to be a constant",
+        "the batch size is used as a fixed number (a loop over rows, int(x.shape[0]), an index)",
+    ),
+    (
+        r"data-dependent|GuardOnDataDependent|Could not guard",
+        "control flow or a shape depends on the values of the batch",
+    ),
+    (r"Constraints violated", "the batch size is tied to a fixed number"),
+    (r"mutat|assigned during export", "the module changes its own state in forward"),
+)
+
+
+def _explain_failure(error: Exception) -> Refused:
+    text = str(error)
+    reason = next(
+        (why for pattern, why in _KNOWN_FAILURES if re.search(pattern, text)), "torch.export cannot capture it"
+    )
+    first = next((line.strip() for line in text.splitlines() if line.strip()), type(error).__name__)
+    return Refused(f"{reason}: {first[:300]}", node="torch.export", source=_line_in_message(text) or _line_of(error))
+
+
+def _line_in_message(text: str) -> str:
+    frames = re.findall(r'File "([^"]+)", line (\d+), in \S+\n\s*(.*)', text)
+    own = [f for f in frames if "/torch/" not in f[0]]
+    return f"{own[-1][0]}:{own[-1][1]}  {own[-1][2].strip()}" if own else ""
+
+
+def _line_of(error: BaseException) -> str:
+    import traceback
+
+    frames = traceback.extract_tb(error.__traceback__)
+    own = [f for f in frames if "/torch/" not in f.filename and "/depthrank/sharing/" not in f.filename]
+    inner = (
+        own[-1] if own and any("/depthrank/sharing/" in f.filename for f in frames[: frames.index(own[-1])]) else None
+    )
+    return f"{inner.filename}:{inner.lineno}  {inner.line}" if inner else ""
+
+
+def _read(program: Any, inputs: ModuleInputs, module: nn.Module) -> Captured:
+    signature = program.graph_signature
+    if signature.buffers_to_mutate or signature.user_inputs_to_mutate:
+        changed = {**signature.buffers_to_mutate, **signature.user_inputs_to_mutate}
+        node_name, target = next(iter(changed.items()))
+        node = next((n for n in program.graph.nodes if n.name == node_name), None)
+        source = source_line(node.meta.get("stack_trace")) if node is not None else ""
+        what = (
+            "an input"
+            if target in signature.user_inputs_to_mutate.values()
+            else "a buffer (batch statistics in train mode?)"
+        )
+        raise Refused(
+            f"forward writes to {what}: {target!r}; call module.eval(), or write to a copy", node_name, source
+        )
+    own = {
+        **dict(module.named_buffers(remove_duplicate=False)),
+        **dict(module.named_parameters(remove_duplicate=False)),
+    }
+    state = {**program.state_dict, **dict(program.constants), **own}
+    tensors: dict[str, tuple[str, Tensor]] = {}
+    user: list[str] = []
+    placeholders = [n for n in program.graph.nodes if n.op == "placeholder"]
+    for spec, node in zip(signature.input_specs, placeholders):
+        if spec.kind.name == "USER_INPUT":
+            user.append(node.name)
+        elif spec.target in state and isinstance(state[spec.target], Tensor):
+            tensors[node.name] = (str(spec.target), state[spec.target])
+    named = iter(inputs.names)
+    by_name = {}
+    for placeholder, is_tensor in zip(user, inputs.is_tensor):
+        if is_tensor:
+            by_name[placeholder] = next(named)
+    output = next(n for n in program.graph.nodes if n.op == "output")
+    symbol = _batch_symbol(placeholders, by_name, program)
+    nodes = tuple(n for n in program.graph.nodes if n.op == "call_function")
+    return Captured(nodes, tensors, by_name, tuple(output.args[0]), program.call_spec.out_spec, symbol, program)
+
+
+def _batch_symbol(placeholders: list[fx.Node], by_name: dict[str, str], program: Any) -> Any:
+    symbols = set()
+    for node in placeholders:
+        if node.name in by_name:
+            size = node.meta["val"].shape[0]
+            if isinstance(size, int):
+                raise Refused("the batch size became a fixed number when the module was captured", node.name)
+            symbols.add(size.node.expr)
+    if len(symbols) != 1:
+        raise Refused(f"inputs have {len(symbols)} independent batch sizes; expected one row a pair in each", "inputs")
+    return symbols.pop()

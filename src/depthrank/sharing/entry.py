@@ -1,0 +1,125 @@
+"""``share``: an ordinary ranking module becomes one that computes request-side work once per request."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from depthrank.errors import SharingError
+from depthrank.sharing.capture import capture
+from depthrank.sharing.compiler import NormalForm, build_program, read_normal_form
+from depthrank.sharing.inputs import ModuleInputs, Sides, read_example, split_pairs, split_sides
+from depthrank.sharing.program import Program
+from depthrank.sharing.report import Report, make_report
+from depthrank.sharing.shared import Shared
+from depthrank.sharing.sharer import Options
+from depthrank.sharing.verify import (
+    CASES,
+    Draw,
+    check_algebra,
+    check_equal,
+    check_rows_independent,
+    draw_inputs,
+    tensors_of,
+)
+
+
+def share(
+    module: nn.Module,
+    example: Any,
+    request_inputs: Sequence[str] | Mapping[str, Any],
+    *,
+    candidates: int = 1000,
+    fold_batch_norm: bool = False,
+    check_inputs: Sequence[Any] = (),
+    without: Sequence[str] = (),
+) -> Shared:
+    """The request-centric form of ``module``, equal to it within 1e-5 of max(1, max |score|) in fp32.
+
+    ``example`` is the module's ordinary input with a leading batch of (request, candidate) pairs: a tensor, a tuple of
+    positional tensors, a dict (keywords if the names are forward parameters, else the module's one dict input), or
+    ``(args, kwargs)``. ``request_inputs`` names the inputs that are the same for all candidates of a request; for a
+    packed matrix ``{name: slice or column list}``. ``candidates`` is the N that costs are weighed at. ``check_inputs``
+    are more examples that the result is checked on. ``without`` leaves rewrites out, by name, for ablations.
+
+    Raises ``SharingError``; its child ``Refused`` carries ``reason``, ``node`` and ``source`` where an operation mixes
+    rows of the batch. The module is not changed.
+    """
+    began = time.perf_counter()
+    inputs = read_example(module, example)
+    sides = split_sides(inputs, request_inputs)
+    if not sides.candidate:
+        raise SharingError(
+            f"request_inputs names every input, {list(sides.request)}; at least one must vary by candidate"
+        )
+    form = read_normal_form(capture(module, inputs))
+    options = Options(candidates=candidates, fold_batch_norm=fold_batch_norm, without=frozenset(without))
+
+    def rebind(names: frozenset[str]) -> Program:
+        bound_options = Options(names, candidates, fold_batch_norm, options.without)
+        return build_program(form, sides, bound_options)[0]
+
+    program, sharer = build_program(form, sides, options)
+    report = make_report(sharer, form, program, rebind(frozenset(sides.candidate)), candidates)
+    shared = Shared(program, report, rebind, (inputs, module))
+    _verify(shared, module, inputs, sides, form, check_inputs)
+    report.seconds_to_compile = time.perf_counter() - began
+    return shared
+
+
+def _verify(
+    shared: Shared, module: nn.Module, inputs: ModuleInputs, sides: Sides, form: NormalForm, check_inputs: Sequence[Any]
+) -> None:
+    """Every check before the model is handed out; what was found goes into the report."""
+    report: Report = shared.report
+    check_rows_independent(module, inputs, sides)
+    draws = [draw_inputs(inputs, sides, r, n, seed) for seed, (r, n) in enumerate(CASES)]
+    draws += [_user_draw(module, inputs, sides, example) for example in [None, *check_inputs]]
+    padded = _padded_draws(module, inputs, sides, report)
+
+    def run(draw: Draw) -> list[Tensor]:
+        index = draw.request_of_candidate
+        return tensors_of(shared.score(shared.encode(draw.request), draw.candidate, index))
+
+    with torch.no_grad():
+        worst, varies = check_equal(run, module, inputs, sides, [*draws, *padded])
+    report.checks.append(f"equal to the original within {worst:.1e} in {len(draws) + len(padded)} draws")
+    report.checks.append("rows of the original do not depend on each other")
+    if not varies:
+        report.notes.append(
+            "outputs did not vary over the check inputs, so equality says little: give a better example"
+        )
+    try:
+        exact = check_algebra(form, shared.program, sides, [*draws, *padded])
+    except (RuntimeError, TypeError, NotImplementedError) as error:
+        report.notes.append(f"not checked in double precision: {str(error).splitlines()[0]}")
+        return
+    report.checks.append(f"algebra equal within {exact:.1e} in double precision")
+
+
+def _user_draw(module: nn.Module, inputs: ModuleInputs, sides: Sides, example: Any) -> Draw:
+    """A user's own rows, every pair its own request."""
+    own = inputs if example is None else read_example(module, example)
+    if own.names != inputs.names:
+        raise SharingError(f"check_inputs names {own.names}; the example named {inputs.names}")
+    request, candidate = split_pairs(sides, own.example)
+    rows = next(iter(own.example.values())).shape[0]
+    index = torch.arange(rows, device=next(iter(own.example.values())).device)
+    return Draw(request, candidate, index, "the example" if example is None else "check_inputs")
+
+
+def _padded_draws(module: nn.Module, inputs: ModuleInputs, sides: Sides, report: Report) -> list[Draw]:
+    """All-padding histories, where the original itself takes them."""
+    from depthrank.sharing.verify import run_original
+
+    draw = draw_inputs(inputs, sides, 2, 5, seed=99, padded=True)
+    try:
+        run_original(module, inputs, sides, draw)
+    except (RuntimeError, IndexError, ValueError) as error:
+        report.notes.append(f"all-padding histories not checked: the original raises {type(error).__name__}")
+        return []
+    return [draw]

@@ -1,0 +1,81 @@
+"""Run a program: request part once, item part once a catalogue, candidate part for every candidate."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from depthrank.sharing.calls import group_slots
+from depthrank.sharing.ir import Region
+from depthrank.sharing.program import Program, emit_candidates, emit_part, row_arguments
+
+
+class Parts(nn.Module):
+    """The three parts of a program as modules with their constants folded in; candidate parts are made when needed."""
+
+    def __init__(self, program: Program) -> None:
+        super().__init__()
+        self.program = program
+        self.constants = program.fold_constants()
+        self.request: Callable[..., Any] = emit_part(program, Region.REQUEST, self.constants)
+        self.item: Callable[..., Any] | None = (
+            emit_part(program, Region.ITEM, self.constants) if program.bound else None
+        )
+        self._candidates: dict[bool, Callable[..., Any]] = {}
+        self._compile: Callable[[Any], Any] = lambda module: module
+        self.request_names = tuple(n.name for n in program.inputs_of(Region.REQUEST))
+        self.item_names = tuple(n.name for n in program.inputs_of(Region.ITEM))
+        self.candidate_names = tuple(n.name for n in program.inputs_of(Region.MIXED))
+
+    def candidates(self, single: bool) -> Callable[..., Any]:
+        """The candidate part for one request (broadcasting) or for several (indexed)."""
+        if single not in self._candidates:
+            self._candidates[single] = self._compile(emit_candidates(self.program, self.constants, single))
+        return self._candidates[single]
+
+    def compiled(self, compile_module: Callable[[Any], Any]) -> Parts:
+        """The same parts, each passed through a compiler."""
+        other = Parts(self.program)
+        other._compile = compile_module
+        other.request = compile_module(other.request)
+        return other
+
+    def encode(self, request: Mapping[str, Tensor]) -> tuple[Tensor, ...]:
+        """The request-side values that candidates read."""
+        out: tuple[Tensor, ...] = self.request(*[request[n] for n in self.request_names])
+        return out
+
+    def tabulate(self, items: Mapping[str, Tensor]) -> tuple[Tensor, ...]:
+        """The item-only values that candidates read, one row an item."""
+        assert self.item is not None
+        tables: tuple[Tensor, ...] = self.item(*[items[n] for n in self.item_names])
+        return tuple(t.contiguous() for t in tables)
+
+    def score(
+        self,
+        state: Sequence[Tensor],
+        tables: Sequence[Tensor],
+        candidate: Mapping[str, Tensor],
+        like: Tensor,
+        num_requests: int,
+        request_of_candidate: Tensor | None,
+        item_rows: Tensor | None,
+    ) -> Any:
+        """The model's own output for N candidates."""
+        single = num_requests == 1
+        needed = row_arguments(self.program, single)
+        given: dict[str, Tensor | None] = {"request_of_candidate": request_of_candidate, "item_rows": item_rows}
+        if "slots" in needed:
+            assert request_of_candidate is not None
+            given["slots"], given["slot_of"] = group_slots(request_of_candidate, num_requests)
+        inputs = [candidate[n] for n in self.candidate_names]
+        outputs = self.candidates(single)(*inputs, *state, *tables, *[given[n] for n in needed], like)
+        return self.program.assemble(outputs)
+
+
+def one_row(tensor: Tensor) -> Tensor:
+    """A stand-in row where there are none: zeros, which every table has a row for."""
+    return torch.zeros(1, *tensor.shape[1:], dtype=tensor.dtype, device=tensor.device)

@@ -1,0 +1,18 @@
+"""From a captured graph to batch-first nodes: where the batch lies in every tensor, and who mixes its rows."""
+
+from __future__ import annotations
+
+from depthrank.sharing.normal_form import elementwise, lookups, products, reductions, selection, views
+from depthrank.sharing.normal_form.reader import Reader, make_node, make_nodes
+
+__all__ = [
+    "Reader",
+    "elementwise",
+    "lookups",
+    "make_node",
+    "make_nodes",
+    "products",
+    "reductions",
+    "selection",
+    "views",
+]

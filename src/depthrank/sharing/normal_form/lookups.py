@@ -1,0 +1,256 @@
+"""Embedding lookups, recurrent nets, convolutions, and tensors made from nothing."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from depthrank.sharing.ir import Node, Region
+from depthrank.sharing.layout import BATCH, Layout, canonical, plain, reshape
+from depthrank.sharing.normal_form.reader import Reader, RowCount, drop_row_counts, rule
+from depthrank.sharing.normal_form.selection import ROW_NUMBERS
+
+
+@rule("aten.embedding.default")
+def embedding(reader: Reader, weight: Layout, index: Layout, *args: Any) -> Layout:
+    """Rows of a constant table by an index of any shape."""
+    if weight.node.batched:
+        reader.refuse("the table of an embedding lookup depends on the input")
+    node = reader.node(
+        "embedding", [weight.node, index.node], [*index.node.dims, weight.node.dims[1]], weight.node.dtype
+    )
+    return Layout(node, (*index.groups, (len(index.node.dims),)))
+
+
+@rule("aten.embedding_bag.padding_idx", "aten._embedding_bag.default", "aten._embedding_bag_forward_only.default")
+def embedding_bag(
+    reader: Reader,
+    weight: Layout,
+    index: Layout,
+    offsets: Any,
+    scale_grad: bool = False,
+    mode: int = 0,
+    sparse: bool = False,
+    per_sample_weights: Layout | None = None,
+    include_last_offset: bool = False,
+    padding_idx: int | None = None,
+) -> list[Any]:
+    """Bags of equal length only: [B, L] indices, so a sum, mean or maximum over L."""
+    length = offsets.step if isinstance(offsets, RowSteps) else None
+    if length is None or index.rank != 1 or not index.holds_batch(0) or index.size(0) != length:
+        reader.refuse("embedding_bag with bags of unequal length; pad them to [B, L]")
+    if index.groups[0][0] != BATCH:
+        reader.refuse("embedding_bag over a batch that is folded inside out")
+    flat = reshape(reader.graph, index.node, [length])
+    rows = reader.node("embedding", [weight.node, flat], [length, weight.node.dims[1]], weight.node.dtype)
+    dims = [weight.node.dims[1]]
+    if per_sample_weights is not None:
+        factor = reshape(reader.graph, per_sample_weights.node, [length, 1])
+        rows = reader.node("aten.mul.Tensor", [rows, factor], rows.dims, rows.dtype)
+    if padding_idx is not None and padding_idx >= 0:
+        rows = _masked_bag(reader, rows, flat, padding_idx, mode)
+        count_mask = True
+    else:
+        count_mask = False
+    if mode == 2:
+        out = reader.node("aten.amax.default", [rows, [-2]], dims, rows.dtype)
+    else:
+        op = "aten.mean.dim" if mode == 1 and not count_mask else "aten.sum.dim_IntList"
+        out = reader.node(op, [rows, [-2]], dims, rows.dtype)
+    if mode == 1 and count_mask:
+        keep = reader.node("aten.ne.Scalar", [flat, padding_idx], flat.dims, torch.bool)
+        count = reader.node("aten.sum.dim_IntList", [keep, [-1]])
+        some = reader.node("aten.clamp.default", [count, 1], [], count.dtype)
+        out = reader.node("aten.div.Tensor", [out, reshape(reader.graph, some, [1])], dims, rows.dtype)
+    return [Layout(out, ((BATCH,), (0,))), None, None, None]
+
+
+def _masked_bag(reader: Reader, rows: Node, index: Node, padding: int, mode: int) -> Node:
+    keep = reader.node("aten.ne.Scalar", [index, padding], index.dims, torch.bool)
+    if mode == 2:
+        reader.refuse("embedding_bag with mode max and a padding index has no rule for sharing")
+    factor = reader.node("aten._to_copy.default", [keep], keep.dims, rows.dtype, {"dtype": rows.dtype})
+    return reader.node(
+        "aten.mul.Tensor", [rows, reshape(reader.graph, factor, [*factor.dims, 1])], rows.dims, rows.dtype
+    )
+
+
+class RowSteps:
+    """arange(0, B * step, step): where each row's bag starts."""
+
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+
+@rule("aten.arange.default", "aten.arange.start", "aten.arange.start_step")
+def arange(reader: Reader, *args: Any, **kwargs: Any) -> Any:
+    """A range; over the batch it is the row number, allowed only to pick each row's own entries."""
+    ((size, times_batch),) = reader.result_sizes()
+    if not times_batch:
+        drop_row_counts(reader, args)
+        tensor = torch.arange(*args, **{k: v for k, v in kwargs.items() if k == "dtype"})
+        return plain(reader.graph.literal(tensor))
+    step = args[2] if len(args) > 2 else 1
+    start = args[0] if len(args) > 1 else 0
+    if size == 1 and start == 0 and isinstance(step, int) and step != 1:
+        return RowSteps(step)
+    if size == 1 and start == 0 and step == 1:
+        if all("embedding_bag" in str(user.target) for user in reader.current.users):  # type: ignore[union-attr]
+            return RowSteps(1)
+        return Layout(reader.graph.input(ROW_NUMBERS, Region.MIXED, (), torch.int64), ((BATCH,),))
+    return reader.refuse("a range over the batch numbers its rows")
+
+
+@rule(
+    "aten.zeros.default",
+    "aten.ones.default",
+    "aten.full.default",
+    "aten.zeros_like.default",
+    "aten.ones_like.default",
+    "aten.full_like.default",
+    "aten.new_zeros.default",
+    "aten.new_ones.default",
+    "aten.new_full.default",
+    "aten.scalar_tensor.default",
+    "aten.fill.Scalar",
+    "aten.fill.Tensor",
+    "aten.empty.memory_format",
+    "aten.new_empty.default",
+    "aten.empty_like.default",
+)
+def filled(reader: Reader, *args: Any, **kwargs: Any) -> Layout:
+    """A tensor of one number; if it has the batch among its sizes it stays a constant without rows."""
+    name = reader.name
+    number: Any = 1.0 if ".ones" in name or ".new_ones" in name else 0.0
+    if "full" in name or "fill." in name:
+        number = args[2] if name == "aten.new_full.default" else args[1]
+    if name == "aten.scalar_tensor.default":
+        number = args[0]
+    drop_row_counts(reader, [number])
+    sizes = reader.result_sizes()
+    if isinstance(number, Layout):
+        if number.node.batched or number.node.numel != 1:
+            reader.refuse("a tensor is filled with a number that depends on the input")
+        node = reshape(reader.graph, number.node, [])
+    else:
+        node = reader.graph.literal(torch.full((), number, dtype=reader.result_dtype()))
+    groups: list[tuple[int, ...]] = []
+    dims: list[int] = []
+    for size, times_batch in sizes:
+        group: list[int] = []
+        if times_batch:
+            group.append(BATCH)
+        if size != 1:
+            group.append(len(dims))
+            dims.append(size)
+        groups.append(tuple(group))
+    if dims:
+        ones = reshape(reader.graph, node, [1] * len(dims))
+        node = reader.node("expand", [ones, tuple(dims)], dims, node.dtype)
+    return Layout(node, tuple(groups))
+
+
+@rule("aten.gru.input", "aten.rnn_tanh.input", "aten.rnn_relu.input", "aten.lstm.input")
+def recurrent(
+    reader: Reader,
+    x: Layout,
+    states: Any,
+    weights: list[Layout],
+    has_biases: bool,
+    layers: int,
+    dropout: float,
+    train: bool,
+    bidirectional: bool,
+    batch_first: bool,
+) -> list[Layout]:
+    """A recurrent net over each row's own sequence."""
+    if train and dropout > 0:
+        reader.refuse("recurrent dropout is random; call module.eval() before sharing")
+    kind = reader.name.split(".")[1]
+    batch_dim, time_dim = (0, 1) if batch_first else (1, 0)
+    if x.rank != 3 or x.groups[batch_dim] != (BATCH,):
+        reader.refuse("a recurrent net whose batch is not the batch of pairs")
+    moved = canonical(reader.graph, Layout(x.node, (x.groups[batch_dim], x.groups[time_dim], x.groups[2])))
+    given = states if isinstance(states, list) else [states]
+    initial: list[Node] = []
+    for s in given:
+        if s.groups[1] != (BATCH,):
+            reader.refuse("the initial state of a recurrent net does not have the batch in dimension 1")
+        initial.append(canonical(reader.graph, Layout(s.node, (s.groups[1], s.groups[0], s.groups[2]))).node)
+    flags = [has_biases, layers, bidirectional]
+    args = [kind, moved.node, initial, [w.node for w in weights], *flags]
+    results = reader.nodes("recurrent", args)
+    order = ((BATCH,), (0,), (1,)) if batch_first else ((0,), (BATCH,), (1,))
+    return [Layout(results[0], order), *(Layout(r, ((0,), (BATCH,), (1,))) for r in results[1:])]
+
+
+@rule(
+    "aten.conv1d.default",
+    "aten.conv2d.default",
+    "aten.max_pool1d.default",
+    "aten.avg_pool1d.default",
+    "aten.max_pool2d.default",
+    "aten.avg_pool2d.default",
+    "aten.adaptive_avg_pool1d.default",
+    "aten.conv1d.padding",
+    "aten.conv2d.padding",
+)
+def windows(reader: Reader, x: Layout, *args: Any, **kwargs: Any) -> Layout:
+    """Convolution and pooling of [B, C, ...]: each row on its own."""
+    flat = canonical(reader.graph, x)
+    if flat.groups[0] != (BATCH,):
+        reader.refuse(f"{reader.name} whose batch is not the batch of pairs")
+    plain_args = [a.node if isinstance(a, Layout) else a for a in args]
+    if any(isinstance(a, Node) and a.batched for a in plain_args):
+        reader.refuse("the weight of a convolution depends on the input")
+    node = reader.node(reader.name, [flat.node, *plain_args], kwargs=kwargs)
+    return Layout(node, flat.groups)
+
+
+@rule("aten.pad.default", "aten.constant_pad_nd.default")
+def pad(reader: Reader, x: Layout, widths: list[int], *args: Any) -> Layout:
+    """Padding of the last dimensions."""
+    for k in range(len(widths) // 2):
+        reader.forbid_batch(x, x.rank - 1 - k, "padding")
+    mode = args[0] if args and isinstance(args[0], str) else "constant"
+    value = args[-1] if args and not isinstance(args[-1], str) else 0.0
+    if mode != "constant":
+        reader.refuse(f"padding with mode {mode!r} has no rule for sharing")
+    flat = canonical(reader.graph, x)
+    return Layout(reader.node("aten.constant_pad_nd.default", [flat.node, widths, value or 0.0]), flat.groups)
+
+
+@rule("aten.glu.default")
+def glu(reader: Reader, x: Layout, dim: int = -1) -> Layout:
+    reader.forbid_batch(x, dim % x.rank, "glu over")
+    flat = canonical(reader.graph, x)
+    return Layout(reader.node("aten.glu.default", [flat.node, reader.axis(flat, dim % x.rank)]), flat.groups)
+
+
+@rule("aten.one_hot.default")
+def one_hot(reader: Reader, x: Layout, classes: int = -1) -> Layout:
+    if classes < 0:
+        reader.refuse("one_hot without num_classes takes its width from the largest value in the batch")
+    node = reader.node("aten.one_hot.default", [x.node, classes], [*x.node.dims, classes], torch.int64)
+    return Layout(node, (*x.groups, (len(x.node.dims),)))
+
+
+@rule("aten.bucketize.Tensor", "aten.searchsorted.Tensor", "aten.isin.Tensor_Tensor")
+def against_constants(reader: Reader, first: Layout, second: Layout, **kwargs: Any) -> Layout:
+    """Each value against a constant list."""
+    values, table = (second, first) if "searchsorted" in reader.name else (first, second)
+    if table.node.batched or isinstance(values, RowCount):
+        reader.refuse(f"{reader.name} against a list that depends on the input")
+    node = reader.node(reader.name, [first.node, second.node], values.node.dims, reader.result_dtype(), kwargs)
+    return Layout(node, values.groups)
+
+
+@rule("aten.repeat_interleave.self_int")
+def repeat_interleave(reader: Reader, x: Layout, repeats: int, dim: int | None = None, **kwargs: Any) -> Layout:
+    if dim is None:
+        reader.refuse("repeat_interleave over the flattened batch")
+    reader.forbid_batch(x, dim % x.rank, "repeat_interleave along")
+    flat = canonical(reader.graph, x)
+    args = [flat.node, repeats, reader.axis(flat, dim % x.rank)]
+    return Layout(reader.node("aten.repeat_interleave.self_int", args), flat.groups)

@@ -1,0 +1,229 @@
+"""Read a captured graph into batch-first nodes, one rule an operator.
+
+A rule receives the operands as ``Layout`` (or lists of them, or plain values) and returns the layout of the result.
+What a rule may touch is decided by where the batch lies: an operator that would mix rows is refused here, with the
+node and the model's line, before any rewriting starts. ``RowCount`` stands for a number that depends on the batch.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable, Sequence
+from typing import Any, NoReturn
+
+import torch
+from torch import fx
+
+from depthrank.sharing.capture import Captured
+from depthrank.sharing.ir import Graph, Node, Region, nodes_in
+from depthrank.sharing.layout import BATCH, Layout, Size, plain
+from depthrank.sharing.operators import shape_on_meta
+from depthrank.sharing.refusal import Refused, source_line
+
+Rule = Callable[..., Any]
+RULES: dict[str, Rule] = {}
+
+
+class RowCount:
+    """A number computed from the batch size; only shapes may use it."""
+
+
+ROW_COUNT = RowCount()
+
+
+def rule(*names: str) -> Callable[[Rule], Rule]:
+    """Register the rule of these operators."""
+
+    def register(function: Rule) -> Rule:
+        for name in names:
+            RULES[name] = function
+        return function
+
+    return register
+
+
+class Reader:
+    """Walks a captured graph once; ``graph`` collects the batch-first nodes, ``outputs`` their layouts."""
+
+    def __init__(self, captured: Captured) -> None:
+        self.captured = captured
+        self.graph = Graph()
+        self.values: dict[str, Any] = {}
+        self.current: fx.Node | None = None
+
+    def read(self) -> list[Any]:
+        """The layouts of the outputs (or plain values); raises ``Refused`` with node and source line."""
+        self._read_placeholders()
+        for node in self.captured.nodes:
+            self.current = node
+            self.graph.source = source_line(node.meta.get("stack_trace"))
+            try:
+                self.values[node.name] = self._read_node(node)
+            except Refused as refusal:
+                if refusal.node:
+                    raise
+                raise Refused(refusal.reason, f"{node.name} = {node.target}", self.graph.source) from None
+        return [self._value(o) for o in self.captured.outputs]
+
+    def _read_placeholders(self) -> None:
+        for placeholder in (n for n in self.captured.program.graph.nodes if n.op == "placeholder"):
+            if placeholder.name in self.captured.inputs:
+                val = placeholder.meta["val"]
+                if any(not isinstance(s, int) for s in val.shape[1:]):
+                    raise Refused("an input has a second dynamic dimension", placeholder.name)
+                name = self.captured.inputs[placeholder.name]
+                node = self.graph.input(name, Region.MIXED, tuple(val.shape[1:]), val.dtype)
+                self.values[placeholder.name] = plain(node)
+            elif placeholder.name in self.captured.tensors:
+                name, tensor = self.captured.tensors[placeholder.name]
+                self.values[placeholder.name] = plain(self.graph.parameter(name, tensor))
+            else:
+                self.values[placeholder.name] = placeholder.meta.get("val")
+
+    def _value(self, value: Any) -> Any:
+        if isinstance(value, fx.Node):
+            return self.values[value.name]
+        if isinstance(value, (list, tuple)):
+            return [self._value(v) for v in value]
+        return value
+
+    def _read_node(self, node: fx.Node) -> Any:
+        val = node.meta.get("val")
+        if isinstance(val, (torch.SymInt, torch.SymFloat, torch.SymBool)):
+            return ROW_COUNT
+        args = [self._value(a) for a in node.args]
+        kwargs = {k: self._value(v) for k, v in node.kwargs.items()}
+        if node.target is operator.getitem:
+            return args[0][args[1]]
+        name = str(node.target)
+        if name in ("aten._assert_tensor_metadata.default", "aten._assert_scalar.default", "aten._assert_async.msg"):
+            return None
+        handler = RULES.get(name) or _by_tag(name)
+        if handler is not None:
+            return handler(self, *args, **kwargs)
+        self.refuse(f"operator {name} has no rule for sharing")
+        return None
+
+    def refuse(self, reason: str) -> NoReturn:
+        raise Refused(reason)
+
+    # ------------------------------------------------------------------------------------------------ for the rules
+
+    @property
+    def name(self) -> str:
+        assert self.current is not None
+        return str(self.current.target)
+
+    def result_sizes(self, which: int | None = None) -> list[Size]:
+        """Sizes of the current operator's result, each as (how many, times the batch?)."""
+        assert self.current is not None
+        val = self.current.meta["val"]
+        return [self.size_of(s) for s in (val if which is None else val[which]).shape]
+
+    def result_dtype(self, which: int | None = None) -> torch.dtype:
+        assert self.current is not None
+        val = self.current.meta["val"]
+        return (val if which is None else val[which]).dtype  # type: ignore[no-any-return]
+
+    def size_of(self, size: Any) -> Size:
+        if isinstance(size, int):
+            return size, False
+        expression = size.node.expr
+        if expression.is_Integer:
+            return int(expression), False
+        quotient = expression / self.captured.batch
+        if not quotient.is_Integer:
+            self.refuse(f"a dimension has size {expression}, which is no multiple of the batch")
+        return int(quotient), True
+
+    def node(
+        self,
+        op: str,
+        args: Sequence[Any],
+        dims: Sequence[int] | None = None,
+        dtype: torch.dtype | None = None,
+        kwargs: dict[str, Any] | None = None,
+    ) -> Node:
+        """A new node; its region is the join of its inputs, its sizes are inferred unless given."""
+        return make_node(self.graph, op, args, dims, dtype, kwargs)
+
+    def nodes(self, op: str, args: Sequence[Any], kwargs: dict[str, Any] | None = None) -> list[Node]:
+        """All results of an operator that has several, each as its own node."""
+        return make_nodes(self.graph, op, args, kwargs)
+
+    def dim(self, layout: Layout, dim: int) -> int:
+        return dim % layout.rank if layout.rank else 0
+
+    def forbid_batch(self, layout: Layout, dim: int, doing: str) -> None:
+        if layout.holds_batch(dim):
+            self.refuse(f"{doing} the batch dimension mixes rows of the batch")
+
+    def axis(self, layout: Layout, dim: int) -> int:
+        """The (negative) axis of a canonical layout's logical dimension."""
+        return layout.groups[dim][0] - len(layout.node.dims)
+
+
+def make_node(
+    graph: Graph,
+    op: str,
+    args: Sequence[Any],
+    dims: Sequence[int] | None = None,
+    dtype: torch.dtype | None = None,
+    kwargs: dict[str, Any] | None = None,
+    region: Region | None = None,
+) -> Node:
+    frozen_kwargs = tuple(sorted((kwargs or {}).items()))
+    if region is None:
+        region = region_of(args)
+    if dims is None or dtype is None:
+        trial = Node(-1, op, tuple(_frozen(a) for a in args), region, (), torch.float32, "", "", frozen_kwargs)
+        ((found_dims, found_dtype), *_) = shape_on_meta(trial)
+        dims = found_dims if dims is None else dims
+        dtype = found_dtype if dtype is None else dtype
+    return graph.add(op, args, region, dims, dtype, kwargs=frozen_kwargs)
+
+
+def make_nodes(graph: Graph, op: str, args: Sequence[Any], kwargs: dict[str, Any] | None = None) -> list[Node]:
+    frozen_kwargs = tuple(sorted((kwargs or {}).items()))
+    region = region_of(args)
+    trial = Node(-1, op, tuple(_frozen(a) for a in args), region, (), torch.float32, "", "", frozen_kwargs)
+    shapes = shape_on_meta(trial)
+    whole = graph.add(op, args, region, shapes[0][0], shapes[0][1], kwargs=frozen_kwargs)
+    return [graph.add("item", (whole, k), region, dims, dtype) for k, (dims, dtype) in enumerate(shapes)]
+
+
+def region_of(args: Sequence[Any]) -> Region:
+    region = Region.CONSTANT
+    for node in nodes_in(tuple(_frozen(a) for a in args)):
+        region = region.join(node.region)
+    return region
+
+
+def _frozen(value: Any) -> Any:
+    return tuple(_frozen(v) for v in value) if isinstance(value, (list, tuple)) else value
+
+
+def _by_tag(name: str) -> Rule | None:
+    """Elementwise operators share one rule, found by torch's own tag."""
+    from depthrank.sharing.operators import is_pointwise
+
+    return RULES["pointwise"] if is_pointwise(name) else None
+
+
+def drop_row_counts(reader: Reader, values: Sequence[Any]) -> None:
+    """Refuse a number computed from the batch size where a value is expected."""
+    if any(isinstance(v, RowCount) for v in values):
+        reader.refuse("the number of rows is used as a value")
+
+
+__all__ = [
+    "BATCH",
+    "ROW_COUNT",
+    "Reader",
+    "RowCount",
+    "drop_row_counts",
+    "make_node",
+    "make_nodes",
+    "region_of",
+    "rule",
+]

@@ -1,0 +1,400 @@
+"""Selection and assembly: slices, indices, gathers, concatenation and writes into parts."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from depthrank.sharing.ir import Node
+from depthrank.sharing.layout import BATCH, Group, Layout, align, canonical, plain, reshape
+from depthrank.sharing.normal_form.reader import Reader, RowCount, rule
+
+
+@rule("aten.slice.Tensor", "aten.narrow.default")
+def slice_(reader: Reader, x: Layout, dim: int = 0, start: Any = None, end: Any = None, step: int = 1) -> Layout:
+    dim %= x.rank
+    if reader.name.startswith("aten.narrow"):
+        end = start + end
+    size, times_batch = reader.result_sizes()[dim]
+    if x.holds_batch(dim):
+        if size == x.size(dim) and times_batch and step == 1:
+            return x
+        reader.refuse("a slice reads particular rows of the batch")
+    if isinstance(start, RowCount) or isinstance(end, RowCount):
+        reader.refuse("a slice depends on the number of rows")
+    if size == x.size(dim) and step == 1:
+        return x
+    first = 0 if start is None else (start + x.size(dim) if start < 0 else start)
+    return cut(reader, x, dim, first, size, step)
+
+
+def cut(reader: Reader, x: Layout, dim: int, first: int, size: int, step: int = 1) -> Layout:
+    """``size`` entries of a dimension from ``first``, every ``step``."""
+    x = canonical(reader.graph, x)
+    axis = reader.axis(x, dim)
+    dims = list(x.node.dims)
+    dims[axis] = size
+    end = first + (size - 1) * step + 1 if size else first
+    node = reader.node("aten.slice.Tensor", [x.node, axis, first, end, step], dims, x.node.dtype)
+    return Layout(node, x.groups)
+
+
+@rule("aten.select.int")
+def select(reader: Reader, x: Layout, dim: int, index: Any) -> Layout:
+    dim %= x.rank
+    reader_says = "select reads one row of"
+    reader.forbid_batch(x, dim, reader_says)
+    if isinstance(index, RowCount):
+        reader.refuse("a selected position depends on the number of rows")
+    one = cut(reader, x, dim, index % x.size(dim), 1)
+    axis = one.groups[dim][0]
+    node = reshape(reader.graph, one.node, [s for a, s in enumerate(one.node.dims) if a != axis])
+    groups = [tuple(a - 1 if a > axis else a for a in g) for d, g in enumerate(one.groups) if d != dim]
+    return Layout(node, tuple(groups))
+
+
+@rule(
+    "aten.split.Tensor",
+    "aten.split_with_sizes.default",
+    "aten.chunk.default",
+    "aten.split.sizes",
+    "aten.tensor_split.sections",
+)
+def split(reader: Reader, x: Layout, sizes: Any, dim: int = 0) -> list[Layout]:
+    dim %= x.rank
+    reader.forbid_batch(x, dim, "splitting")
+    assert reader.current is not None
+    parts = [reader.size_of(v.shape[dim])[0] for v in reader.current.meta["val"]]
+    out, first = [], 0
+    for size in parts:
+        out.append(cut(reader, x, dim, first, size))
+        first += size
+    return out
+
+
+@rule("aten.cat.default", "aten.concat.default", "aten.concatenate.default")
+def cat(reader: Reader, tensors: list[Layout], dim: int = 0) -> Layout:
+    return _joined(reader, tensors, dim)
+
+
+def _joined(reader: Reader, tensors: list[Layout], dim: int) -> Layout:
+    """Tensors one after the other along a dimension that is not the batch."""
+    kept = [x for x in tensors if not (x.rank == 1 and x.size(0) == 0 and not x.holds_batch(0))]
+    dim %= kept[0].rank
+    for x in kept:
+        reader.forbid_batch(x, dim, "concatenation along")
+    dtype = reader.result_dtype()
+    flats = [canonical(reader.graph, x) for x in kept]
+    others = [Layout(x.node, tuple(() if d == dim else g for d, g in enumerate(x.groups))) for x in kept]
+    if any(x.groups != flats[0].groups for x in flats):
+        return _cat_aligned(reader, kept, others, dim, dtype)
+    axis = reader.axis(flats[0], dim)
+    nodes = [_cast(reader, x.node, dtype) for x in flats]
+    return Layout(_cat(reader, nodes, axis, dtype), flats[0].groups)
+
+
+def _cat(reader: Reader, nodes: list[Node], axis: int, dtype: torch.dtype) -> Node:
+    if len(nodes) == 1:
+        return nodes[0]
+    dims = list(nodes[0].dims)
+    dims[axis] = sum(n.dims[axis] for n in nodes)
+    return reader.node("cat", [nodes, axis], dims, dtype)
+
+
+def _cast(reader: Reader, node: Node, dtype: torch.dtype) -> Node:
+    return (
+        node
+        if node.dtype == dtype
+        else reader.node("aten._to_copy.default", [node], node.dims, dtype, {"dtype": dtype})
+    )
+
+
+def _cat_aligned(reader: Reader, kept: list[Layout], others: list[Layout], dim: int, dtype: torch.dtype) -> Layout:
+    """Parts that hold the batch differently (constants among them): common axes first, then concatenate."""
+    lead: tuple[Group, ...] | None = None
+    rank = kept[0].rank
+    with_batch = next((x for x in kept if x.batch_dim is not None), kept[0])
+    folded = with_batch.batch_dim is not None and len(with_batch.groups[with_batch.batch_dim]) > 1
+    if folded:
+        reader.refuse("concatenation of tensors that fold the batch differently")
+    nodes: list[Node] = []
+    for x in kept:
+        flat = canonical(reader.graph, x)
+        axes = [flat.groups[d][0] for d in range(rank) if not flat.holds_batch(d)]
+        if with_batch.batch_dim is not None and x.batch_dim is None:
+            reader.refuse("concatenation of tensors that fold the batch differently")
+        nodes.append(_cast(reader, flat.node, dtype))
+        assert axes == list(range(len(axes)))
+        lead = flat.groups
+    assert lead is not None
+    axis = lead[dim][0] - len(nodes[0].dims)
+    return Layout(_cat(reader, nodes, axis, dtype), lead)
+
+
+@rule("aten.hstack.default", "aten.vstack.default")
+def side_by_side(reader: Reader, tensors: list[Layout]) -> Layout:
+    """hstack joins along dimension 1 (0 for vectors)."""
+    if reader.name == "aten.vstack.default":
+        return _joined(reader, tensors, 0)
+    return _joined(reader, tensors, 1 if tensors[0].rank > 1 else 0)
+
+
+@rule("aten.column_stack.default")
+def columns(reader: Reader, tensors: list[Layout]) -> Layout:
+    """Vectors become columns."""
+    return _joined(reader, [Layout(x.node, (*x.groups, ())) if x.rank == 1 else x for x in tensors], 1)
+
+
+@rule("aten.stack.default")
+def stack(reader: Reader, tensors: list[Layout], dim: int = 0) -> Layout:
+    place = dim % (tensors[0].rank + 1)
+    return _joined(reader, [Layout(x.node, (*x.groups[:place], (), *x.groups[place:])) for x in tensors], place)
+
+
+@rule("aten.index_select.default")
+def index_select(reader: Reader, x: Layout, dim: int, index: Layout) -> Layout:
+    dim %= x.rank
+    reader.forbid_batch(x, dim, "index_select along")
+    if index.node.batched:
+        reader.refuse("index_select along a dimension by an index that depends on the input; use gather")
+    flat = canonical(reader.graph, x)
+    return Layout(reader.node("take", [flat.node, reader.axis(flat, dim), index.node]), flat.groups)
+
+
+@rule("aten.gather.default")
+def gather(reader: Reader, x: Layout, dim: int, index: Layout, **kwargs: Any) -> Layout:
+    dim %= x.rank
+    reader.forbid_batch(x, dim, "gather along")
+    if index.batch_dim != x.batch_dim:
+        reader.refuse("gather pairs rows of the batch with another dimension")
+    a, b = canonical(reader.graph, x), canonical(reader.graph, index)
+    if a.node.batched != b.node.batched:
+        wide = a if a.node.batched else b
+        thin = b if wide is a else a
+        zero = reader.node("aten.mul.Scalar", [_first_entry(reader, wide), 0])
+        zero = reader.node("aten._to_copy.default", [zero], zero.dims, thin.node.dtype, {"dtype": thin.node.dtype})
+        raised = reader.node("aten.add.Tensor", [reshape(reader.graph, zero, [1] * len(thin.node.dims)), thin.node])
+        a, b = (a, Layout(raised, b.groups)) if wide is a else (Layout(raised, a.groups), b)
+    sizes = [b.node.dims[b.groups[d][0]] for d in range(b.rank) if not b.holds_batch(d)]
+    node = reader.node("row_gather", [a.node, reader.axis(a, dim), b.node], sizes, x.node.dtype)
+    return Layout(node, b.groups)
+
+
+def _first_entry(reader: Reader, x: Layout) -> Node:
+    """One number a row, to lend its rows to a constant."""
+    flat = reshape(reader.graph, x.node, [x.node.numel])
+    return reader.node("aten.slice.Tensor", [flat, -1, 0, 1, 1], [1], flat.dtype)
+
+
+@rule("aten.index.Tensor", "aten._unsafe_index.Tensor")
+def index(reader: Reader, x: Layout, indices: list[Layout | None]) -> Layout:
+    """Advanced indexing: a constant list along one dimension, a table row, or each row's own position."""
+    named = [(d, i) for d, i in enumerate(indices) if i is not None]
+    if any(i.node.dtype == torch.bool for _, i in named):
+        reader.refuse("a boolean index gives a result whose size depends on the values")
+    if len(named) == 1:
+        return _index_one(reader, x, *named[0])
+    batch = x.batch_dim
+    if len(named) == 2 and batch == named[0][0] == 0 and _is_row_numbers(named[0][1]):
+        return _index_own_row(reader, x, *named[1])
+    if all(not i.node.batched for _, i in named) and all(not x.holds_batch(d) for d, _ in named):
+        return _index_block(reader, x, named)
+    return reader.refuse("an index picks particular rows of the batch")
+
+
+def _is_row_numbers(x: Layout) -> bool:
+    return x.node.op == "input" and x.node.name == ROW_NUMBERS
+
+
+ROW_NUMBERS = "row numbers"
+
+
+def _index_one(reader: Reader, x: Layout, dim: int, index: Layout) -> Layout:
+    if x.holds_batch(dim):
+        if _is_row_numbers(index):
+            return x
+        reader.refuse("an index picks particular rows of the batch")
+    if not x.node.batched and x.batch_dim is None:
+        moved = canonical(reader.graph, x, [dim, *(d for d in range(x.rank) if d != dim)])
+        return _table_rows(reader, moved, index, dim)
+    if index.node.batched or index.batch_dim is not None:
+        reader.refuse("an index that depends on the input pairs every row with every other; use gather")
+    flat = canonical(reader.graph, x)
+    flat_index = reshape(reader.graph, index.node, [index.node.numel])
+    wrapped = _wrap(reader, flat_index, x.size(dim))
+    node = reader.node("take", [flat.node, reader.axis(flat, dim), wrapped])
+    axis = flat.groups[dim][0]
+    own = [index.size(d) for d in range(index.rank)]
+    node = reshape(reader.graph, node, [*node.dims[:axis], *own, *node.dims[axis + 1 :]])
+    shift = len(own) - 1
+    groups: list[Group] = []
+    for d, g in enumerate(flat.groups):
+        if d == dim:
+            groups += [(axis + k,) for k in range(len(own))]
+        else:
+            groups.append(tuple(a + shift if a > axis else a for a in g))
+    return Layout(node, tuple(groups))
+
+
+def _wrap(reader: Reader, index: Node, size: int) -> Node:
+    """Negative positions count from the end."""
+    raised = reader.node("aten.add.Tensor", [index, size])
+    return reader.node("aten.where.self", [reader.node("aten.lt.Scalar", [index, 0]), raised, index])
+
+
+def _table_rows(reader: Reader, table: Layout, index: Layout, dim: int) -> Layout:
+    """table[index]: a lookup; the dimensions of the index stand where the indexed one stood."""
+    flat = canonical(reader.graph, index)
+    width = list(table.node.dims[1:])
+    rows = reshape(reader.graph, table.node, [table.node.dims[0], table.node.numel // max(table.node.dims[0], 1)])
+    wrapped = _wrap(reader, flat.node, table.node.dims[0])
+    node = reader.node("embedding", [rows, wrapped], [*flat.node.dims, rows.dims[1]], rows.dtype)
+    node = reshape(reader.graph, node, [*flat.node.dims, *width])
+    lead = len(flat.node.dims)
+    rest = [(lead + k,) for k in range(len(width))]
+    return Layout(node, (*rest[:dim], *flat.groups, *rest[dim:]))
+
+
+def _index_own_row(reader: Reader, x: Layout, dim: int, index: Layout) -> Layout:
+    """x[arange(B), index]: each row reads its own position."""
+    if not index.node.batched:
+        return _index_one(reader, x, dim, index)
+    flat = canonical(reader.graph, x, [0, dim, *(d for d in range(x.rank) if d not in (0, dim))])
+    if flat.groups[0] != (BATCH,) or index.groups[0] != (BATCH,) or index.rank != 1 or dim != 1:
+        reader.refuse("an index pairs rows of the batch in a way that has no rule for sharing")
+    dims = list(flat.node.dims[1:])
+    node = reader.node("take_rows", [flat.node, index.node], dims, x.node.dtype)
+    return Layout(node, ((BATCH,), *((k,) for k in range(len(dims)))))
+
+
+def _index_block(reader: Reader, x: Layout, named: list[tuple[int, Layout]]) -> Layout:
+    """Several constant indices on neighbouring dimensions: one flat index over their product."""
+    dims = [d for d, _ in named]
+    if dims != list(range(dims[0], dims[0] + len(dims))):
+        reader.refuse("advanced indices on separated dimensions have no rule for sharing")
+    nodes, groups, _sizes = align(reader.graph, [i for _, i in named])
+    flat_index: Node | None = None
+    for (d, _), node in zip(named, nodes):
+        wrapped = _wrap(reader, node, x.size(d))
+        if flat_index is None:
+            flat_index = wrapped
+        else:
+            scaled = reader.node("aten.mul.Tensor", [flat_index, x.size(d)])
+            flat_index = reader.node("aten.add.Tensor", [scaled, wrapped])
+    assert flat_index is not None
+    flat = canonical(reader.graph, x)
+    axes = [flat.groups[d][0] for d in dims]
+    total = 1
+    for d in dims:
+        total *= x.size(d)
+    merged = reshape(reader.graph, flat.node, [*flat.node.dims[: axes[0]], total, *flat.node.dims[axes[-1] + 1 :]])
+    less = len(dims) - 1
+    new_groups = [
+        tuple(a - less if a > axes[-1] else a for a in g) for d, g in enumerate(flat.groups) if d not in dims[1:]
+    ]
+    return _index_one(reader, Layout(merged, tuple(new_groups)), dims[0], Layout(flat_index, groups))
+
+
+@rule("aten.slice_scatter.default")
+def slice_scatter(
+    reader: Reader, x: Layout, source: Layout, dim: int = 0, start: Any = None, end: Any = None, step: int = 1
+) -> Layout:
+    """x with the source written over a slice: what stands before, the source, what stands after."""
+    dim %= x.rank
+    if x.holds_batch(dim):
+        if isinstance(start, RowCount) or (start or 0) != 0 or source.size(dim) != x.size(dim):
+            reader.refuse("a write reaches particular rows of the batch")
+        return _written(reader, x, source)
+    size = x.size(dim)
+    if step != 1:
+        reader.refuse("a write with a step has no rule for sharing")
+    first = min(max((start or 0) + (size if (start or 0) < 0 else 0), 0), size)
+    last = first + source.size(dim)
+    parts = [cut(reader, x, dim, 0, first)] if first else []
+    parts.append(source)
+    if last < size:
+        parts.append(cut(reader, x, dim, last, size - last))
+    return _assemble(reader, x, parts, dim)
+
+
+def _written(reader: Reader, x: Layout, source: Layout) -> Layout:
+    dtype = x.node.dtype
+    node = _cast(reader, source.node, dtype)
+    return Layout(node, source.groups)
+
+
+def _assemble(reader: Reader, x: Layout, parts: list[Layout], dim: int) -> Layout:
+    """Concatenate parts of which some may be constants without the batch."""
+    lead = next((p for p in [x, *parts] if p.batch_dim is not None), None)
+    if lead is not None:
+        batch = lead.batch_dim
+        fixed = []
+        for p in parts:
+            if p.batch_dim is None:
+                if not p.is_one(batch if batch is not None else 0):
+                    reader.refuse("a write reaches particular rows of the batch")
+                groups = tuple((BATCH,) if d == batch else g for d, g in enumerate(p.groups))
+                p = Layout(p.node, groups)
+            fixed.append(p)
+        parts = fixed
+    return _joined(reader, parts, dim)
+
+
+@rule("aten.select_scatter.default")
+def select_scatter(reader: Reader, x: Layout, source: Layout, dim: int, index: int) -> Layout:
+    dim %= x.rank
+    reader.forbid_batch(x, dim, "a write to one row of")
+    place = index % x.size(dim)
+    thick = Layout(source.node, (*source.groups[:dim], (), *source.groups[dim:]))
+    parts = [cut(reader, x, dim, 0, place)] if place else []
+    parts.append(thick)
+    if place + 1 < x.size(dim):
+        parts.append(cut(reader, x, dim, place + 1, x.size(dim) - place - 1))
+    return _assemble(reader, x, parts, dim)
+
+
+@rule("aten.index_put.default")
+def index_put(
+    reader: Reader, x: Layout, indices: list[Layout | None], values: Layout, accumulate: bool = False
+) -> Layout:
+    """x[mask] = number, as a choice; other indexed writes are refused."""
+    mask = indices[0]
+    if len(indices) != 1 or mask is None or mask.node.dtype != torch.bool or accumulate or values.node.numel != 1:
+        reader.refuse("an indexed write other than x[mask] = number has no rule for sharing")
+    mask = Layout(mask.node, (*mask.groups, *([()] * (x.rank - mask.rank))))
+    number = plain(reshape(reader.graph, values.node, [])) if not values.node.batched else values
+    number = Layout(number.node, tuple(() for _ in range(x.rank))) if not number.node.batched else number
+    nodes, groups, dims = align(reader.graph, [mask, number, x])
+    return Layout(reader.node("aten.where.self", nodes, dims, x.node.dtype), groups)
+
+
+@rule("aten.scatter.src", "aten.scatter.value", "aten.scatter_add.default")
+def scatter(reader: Reader, x: Layout, dim: int, index: Layout, source: Any) -> Layout:
+    dim %= x.rank
+    reader.forbid_batch(x, dim, "scatter along")
+    layouts = [x, index] + ([source] if isinstance(source, Layout) else [])
+    if len({y.batch_dim for y in layouts}) != 1 or len({y.node.batched for y in layouts if y is not x}) != 1:
+        reader.refuse("scatter pairs rows of the batch with another dimension")
+    flats = [canonical(reader.graph, y) for y in layouts]
+    base = flats[0].node
+    if not base.batched and flats[1].node.batched:
+        zero = reader.node("aten.mul.Scalar", [_first_entry(reader, flats[1]), 0])
+        zero = reader.node("aten._to_copy.default", [zero], zero.dims, base.dtype, {"dtype": base.dtype})
+        base = reader.node("aten.add.Tensor", [reshape(reader.graph, zero, [1] * len(base.dims)), base])
+    last = flats[2].node if isinstance(source, Layout) else source
+    node = reader.node(reader.name, [base, reader.axis(flats[0], dim), flats[1].node, last], base.dims, x.node.dtype)
+    return Layout(node, flats[0].groups)
+
+
+@rule("aten.tril.default", "aten.triu.default")
+def triangle(reader: Reader, x: Layout, diagonal: int = 0) -> Layout:
+    for d in (x.rank - 2, x.rank - 1):
+        reader.forbid_batch(x, d, f"{reader.name} over")
+    flat = canonical(reader.graph, x)
+    return Layout(reader.node(reader.name, [flat.node, diagonal], flat.node.dims, x.node.dtype), flat.groups)
+
+
+@rule("aten.nonzero.default", "aten.masked_select.default", "aten.unique.default", "aten._unique2.default")
+def data_dependent(reader: Reader, *args: Any, **kwargs: Any) -> None:
+    reader.refuse(f"{reader.name} gives a result whose size depends on the values")

@@ -1,0 +1,85 @@
+"""A linear layer over terms: one product for each distinct tensor, however many columns or signs read it.
+
+W1 t + W2 h + W3 (t - h) is (W1 + W3) t + (W2 - W3) h: weights are added once at compile time, products are not repeated.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from depthrank.sharing.algebra import Dims, Term, replaced
+from depthrank.sharing.ir import Node, Region
+from depthrank.sharing.sharer import Sharer
+
+
+@dataclass(frozen=True)
+class Read:
+    """A term whose last axis has ``width`` entries, and the weight [out, width] that reads them."""
+
+    term: Term
+    weight: Node
+    width: int
+
+
+def linear_terms(s: Sharer, reads: Sequence[Read], rank: int) -> list[Term]:
+    """The terms of sum_i W_i x_i; tensors that are read twice are multiplied once."""
+    groups: dict[tuple[int, ...], tuple[Node, tuple[Node, ...], Node]] = {}
+    out: list[Term] = []
+    for read in reads:
+        carriers, rest = carriers_of(read.term, read.width)
+        weight = _scaled(s, read.weight, read.term.scale)
+        if not carriers:  # the same number at every entry: the weight's row sums
+            sums = s.emit("aten.sum.dim_IntList", [weight, [-1]], [weight.dims[0]], weight.dtype)
+            out.append(Term((*rest, s.reshape(sums, (*[1] * (rank - 1), weight.dims[0])))))
+            continue
+        vector = carriers[0] if len(carriers) == 1 else s._multiply(carriers)
+        key = (vector.index, -1, *sorted(f.index for f in rest))
+        if key in groups:
+            weight = s.emit("aten.add.Tensor", [groups[key][2], weight], weight.dims, weight.dtype)
+        groups[key] = (vector, rest, weight)
+    return out + _products(s, list(groups.values()))
+
+
+def carriers_of(term: Term, width: int) -> tuple[list[Node], tuple[Node, ...]]:
+    """Factors that vary along the last axis, and the others."""
+    carriers = [f for f in term.factors if f.dims[-1] == width]
+    return carriers, tuple(f for f in term.factors if f not in carriers)
+
+
+def _scaled(s: Sharer, weight: Node, scale: float) -> Node:
+    return s.scaled(weight, scale)
+
+
+def _products(s: Sharer, groups: Sequence[tuple[Node, tuple[Node, ...], Node]]) -> list[Term]:
+    """One product a region and shape for tensors that stand alone; one each for those with other factors."""
+    alone: dict[tuple[Region, Dims], list[tuple[Node, Node]]] = {}
+    out: list[Term] = []
+    for vector, rest, weight in groups:
+        if rest:
+            out.append(Term((*rest, linear_node(s, vector, weight))))
+        else:
+            alone.setdefault((vector.region, vector.dims[:-1]), []).append((vector, weight))
+    for pairs in alone.values():
+        vectors, weights = [p[0] for p in pairs], [p[1] for p in pairs]
+        out.append(Term((linear_node(s, joined(s, vectors), joined(s, weights)),)))
+    return out
+
+
+def joined(s: Sharer, nodes: Sequence[Node]) -> Node:
+    """Tensors side by side along the last axis."""
+    if len(nodes) == 1:
+        return nodes[0]
+    dims = replaced(nodes[0].dims, -1, sum(n.dims[-1] for n in nodes))
+    return s.emit("cat", [list(nodes), -1], dims, nodes[0].dtype)
+
+
+def linear_node(s: Sharer, x: Node, weight: Node) -> Node:
+    dense = weight
+    if weight.op in ("aten.slice.Tensor", "permute"):
+        dense = s.emit(
+            "aten.clone.default", [weight], weight.dims, weight.dtype, {"memory_format": torch.contiguous_format}
+        )
+    return s.emit("linear", [x, dense, None], (*x.dims[:-1], weight.dims[0]), x.dtype)
