@@ -8,7 +8,7 @@ or text and nothing else, and repeated names are reported.
 from __future__ import annotations
 
 import re
-from typing import Any, ClassVar
+from typing import Any
 
 import yaml
 
@@ -27,8 +27,6 @@ _SCALARS = (
 
 class _StrictLoader(yaml.SafeLoader):
     """SafeLoader with the scalars of YAML 1.2; notes repeated keys instead of keeping the last."""
-
-    yaml_implicit_resolvers: ClassVar[dict[str, Any]] = {}
 
     def __init__(self, text: str) -> None:
         super().__init__(text)
@@ -51,6 +49,7 @@ def _whole_number(loader: yaml.SafeLoader, node: yaml.ScalarNode) -> int:
     return int(loader.construct_scalar(node))
 
 
+_StrictLoader.yaml_implicit_resolvers = {}  # none of SafeLoader's
 for _name, _pattern, _first in _SCALARS:
     _StrictLoader.add_implicit_resolver(_TAG + _name, re.compile(_pattern), list(_first))
 _StrictLoader.add_constructor(_TAG + "int", _whole_number)
