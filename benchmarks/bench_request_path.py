@@ -39,6 +39,8 @@ import msgspec
 import numpy as np
 from machine_facts import machine_facts, measured_rates, show_facts, write_json
 
+from depthrank.cli.threads import set_torch_threads
+
 MODES = ("full", "router")
 NUM_USERS = 64
 WARM_UP = 40
@@ -122,8 +124,7 @@ def measure(given: World, threads: int, requests: int) -> dict[str, Any]:
     from depthrank.engine import Ranker
     from depthrank.events import EventLog
 
-    torch.set_num_threads(threads)
-    torch.set_float32_matmul_precision("medium")
+    set_torch_threads(threads)
     plain = [msgspec.json.decode(line) for line in Path(given.bodies).read_bytes().splitlines()]
     bodies = {mode: [msgspec.json.encode({**body, "mode": mode}) for body in plain] for mode in MODES}
     rates = [measured_rates()]

@@ -40,6 +40,8 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from depthrank.cli.threads import set_torch_threads
+
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "sharing"))
 
 import zoo
@@ -374,8 +376,7 @@ def floors(
 
 
 def worker(args: argparse.Namespace) -> None:
-    torch.set_num_threads(args.threads)
-    torch.set_float32_matmul_precision("medium")
+    set_torch_threads(args.threads)  # and matmul precision medium, and freed memory kept: for every variant alike
     warnings.simplefilter("ignore")
     target = Path(args.worker)
     with torch.inference_mode(False), torch.no_grad():

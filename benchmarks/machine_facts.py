@@ -135,10 +135,9 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
-    import torch
+    from depthrank.cli.threads import set_torch_threads
 
-    torch.set_num_threads(arguments.threads)
-    torch.set_float32_matmul_precision("medium")
+    set_torch_threads(arguments.threads)
     facts = machine_facts("depthrank", "numpy") | {"rates": measured_rates()}
     show_facts(facts)
     if arguments.json:

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
+import sys
+
+# glibc's mallopt parameters (malloc.h)
+_M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -2, -3, -8
 
 
 def usable_cores() -> int:
@@ -11,10 +16,34 @@ def usable_cores() -> int:
 
 
 def set_torch_threads(threads: int | None = None) -> int:
-    """Set torch's threads (default: one a usable core) and let fp32 products run in faster formats."""
+    """Set torch's threads (default: one a usable core), let fp32 products run in faster formats, keep freed memory."""
     import torch
+
+    keep_freed_memory()
 
     number = threads or usable_cores()
     torch.set_num_threads(number)
     torch.set_float32_matmul_precision("medium")
     return number
+
+
+def keep_freed_memory() -> bool:
+    """Let glibc reuse freed tensors instead of returning them to the system; False where there is no glibc.
+
+    By default every tensor above 128 KiB is mapped and unmapped again, and its pages are zeroed by the kernel at each
+    use: 1,010 us for one multiplication of 646,000 floats here, 180 us with these settings (docs/log.md).
+    """
+    if not sys.platform.startswith("linux"):
+        return False
+    try:
+        mallopt = ctypes.CDLL("libc.so.6").mallopt
+    except (OSError, AttributeError):
+        return False
+    mebibyte = 1 << 20
+    settings = (
+        (_M_ARENA_MAX, 1),  # threads share what is kept
+        (_M_MMAP_THRESHOLD, 32 * mebibyte),
+        (_M_TRIM_THRESHOLD, 1024 * mebibyte),
+        (_M_TOP_PAD, 64 * mebibyte),
+    )
+    return all(mallopt(parameter, value) == 1 for parameter, value in settings)

@@ -53,8 +53,8 @@ class ModelSettings(Section, frozen=True, kw_only=True):
 class TrainingSettings(Section, frozen=True, kw_only=True):
     """The training loop.
 
-    ``batch_candidates`` bounds the rows of a step; up to ``requests_per_user`` neighbouring requests of a user share one
-    encoded history; where negatives are sampled, they are drawn (and levels beyond the router trained) for a
+    ``batch_candidates`` bounds the rows of a step; up to ``requests_per_user`` neighbouring requests of a user share
+    one encoded history; where negatives are sampled, they are drawn (and levels beyond the router trained) for a
     ``deep_share`` of the requests; ``minutes`` stops early, keeping the best.
     """
 
