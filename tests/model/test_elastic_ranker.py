@@ -94,13 +94,12 @@ def test_the_router_over_the_catalogue_is_the_router_without_context(ranker, mak
     items = ranker.encode_items(*item_columns)
     seen = ranker.begin(request, items)
     n = items.vector_UD.shape[0]
-    everything = CandidateInputs(
-        torch.arange(n).repeat(2),
-        torch.zeros(2 * n, 0).long(),
-        torch.zeros(2 * n, 4),
-        torch.repeat_interleave(torch.arange(2), n),
-    )
-    assert_close(ranker.router.over_catalogue(seen.user, items).flatten(0, 1), ranker.route(seen, items, everything))
+    request_of_candidate = torch.repeat_interleave(torch.arange(2), n)
+    no_columns = torch.zeros(2 * n, 0, dtype=torch.int64)
+    everything = CandidateInputs(torch.arange(n).repeat(2), no_columns, torch.zeros(2 * n, 4), request_of_candidate)
+    for task in range(2):
+        over = ranker.router.over_catalogue(seen.user, items, task, torch.tensor([0, 1]))
+        assert_close(over.flatten(), ranker.route(seen, items, everything)[:, task])
 
 
 def test_a_deeper_level_starts_as_the_level_before_it(config, make_inputs, item_columns):

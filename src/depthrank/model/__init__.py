@@ -6,6 +6,7 @@ from depthrank.model.config import LevelConfig, ModelConfig, SideConfig, derive_
 from depthrank.model.elastic_ranker import ElasticRanker, RequestState
 from depthrank.model.encoded_inputs import candidate_inputs, request_inputs
 from depthrank.model.expert import CandidateState
+from depthrank.model.flops import LevelFlops, level_flops
 from depthrank.model.inputs import CandidateInputs, CandidateLayout, ItemSide, RequestInputs
 from depthrank.model.user_encoder import UserState
 
@@ -16,6 +17,7 @@ __all__ = [
     "ElasticRanker",
     "ItemSide",
     "LevelConfig",
+    "LevelFlops",
     "ModelConfig",
     "RequestInputs",
     "RequestState",
@@ -23,5 +25,6 @@ __all__ = [
     "UserState",
     "candidate_inputs",
     "derive_model_config",
+    "level_flops",
     "request_inputs",
 ]

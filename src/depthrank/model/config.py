@@ -66,6 +66,11 @@ class ModelConfig:
         return 1 + len(self.levels)
 
     @property
+    def num_positions(self) -> int:
+        """Positions a history and a query after it can take: the start token, L events, the query."""
+        return self.history_length + 2
+
+    @property
     def encoder_layers(self) -> int:
         """Layers of the user encoder: as deep as the deepest level reads."""
         return max([self.router_layers, *(max(level.reads) + 1 for level in self.levels)])

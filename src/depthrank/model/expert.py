@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from depthrank.model.blocks import SwiGLU, norm
+from depthrank.model.blocks import Dropout, SwiGLU, norm
 from depthrank.model.config import LevelConfig, ModelConfig
 from depthrank.model.inputs import CandidateLayout
 from depthrank.model.target_attention import TargetAttention
@@ -86,7 +86,7 @@ class Expert(nn.Module):
         self.head_mlp = SwiGLU(width, 2 * width, width)
         self.head = nn.Linear(width, len(config.tasks), bias=False)
         nn.init.zeros_(self.head.weight)
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = Dropout(config.dropout)
 
     @property
     def depth(self) -> int:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from depthrank.model.blocks import SwiGLU, norm
+from depthrank.model.blocks import Dropout, SwiGLU, norm
 from depthrank.model.config import ModelConfig
 from depthrank.model.inputs import CandidateInputs, ItemSide
 
@@ -38,7 +38,7 @@ class Router(nn.Module):
         self.request_bias = _zero_linear(width_in, self.num_tasks)
         floats = config.candidate.num_floats
         self.context_term = _zero_linear(floats, self.num_tasks) if floats else None
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = Dropout(config.dropout)
         self.register_buffer("prior_K", torch.tensor(config.prior_logit, dtype=torch.float32), persistent=False)
 
     def user_vector(self, summary_RD: Tensor, tokens_RTD: Tensor) -> UserVector:
@@ -61,9 +61,10 @@ class Router(nn.Module):
             logits_NK = logits_NK + self.context_term(candidates.floats_NF.to(logits_NK.dtype))
         return logits_NK
 
-    def over_catalogue(self, user: UserVector, items: ItemSide) -> Tensor:
-        """Logits of every item row for every request [R, V, K], without the candidates' context term."""
-        return torch.einsum("rkd,vd->rvk", user.vector_RKD, items.vector_UD) + items.bias_UK + user.bias_RK.unsqueeze(1)
+    def over_catalogue(self, user: UserVector, items: ItemSide, task: int, request_P: Tensor) -> Tensor:
+        """One task's logits of every item row for P requests (by index) [P, V], without candidates' context term."""
+        vector_PD, bias_P = user.vector_RKD[request_P, task], user.bias_RK[request_P, task]
+        return vector_PD @ items.vector_UD.T + items.bias_UK[:, task] + bias_P.unsqueeze(1)
 
 
 def _zero_linear(width_in: int, width_out: int) -> nn.Linear:

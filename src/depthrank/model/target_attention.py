@@ -11,7 +11,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from depthrank.model.blocks import Rotary, SwiGLU, attend, merge_heads, norm, split_heads
+from depthrank.model.blocks import Dropout, Rotary, SwiGLU, attend, merge_heads, norm, split_heads
 from depthrank.model.config import ModelConfig
 
 NUM_AGE_BUCKETS = 64
@@ -31,8 +31,8 @@ class TargetAttention(nn.Module):
         nn.init.zeros_(self.age.weight)
         self.mlp_norm = norm(width)
         self.mlp = SwiGLU(width, config.ffn_multiple * width, width)
-        self.rotary = Rotary(width // config.heads)
-        self.dropout = nn.Dropout(config.dropout)
+        self.rotary = Rotary(width // config.heads, config.num_positions)
+        self.dropout = Dropout(config.dropout)
 
     def forward(
         self, x_RCD: Tensor, k_RHPd: Tensor, v_RHPd: Tensor, age_RP: Tensor, visible_RP: Tensor, length_R: Tensor
@@ -43,7 +43,7 @@ class TargetAttention(nn.Module):
         request's own history. ``length_R``: history length; queries stand at the position after the last event.
         """
         q_RHCd = split_heads(self.query(self.attention_norm(x_RCD)), self.heads)
-        q_RHCd = self.rotary(q_RHCd, (length_R + 1).view(-1, 1, 1))
+        q_RHCd = self.rotary.at(q_RHCd, length_R + 1)
         bias_RH1P = self.age(age_RP).permute(0, 2, 1).unsqueeze(2)
         hidden = torch.finfo(bias_RH1P.dtype).min
         bias_RH1P = bias_RH1P.masked_fill(~visible_RP[:, None, None, :], hidden)

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from depthrank.model.blocks import Rotary, SwiGLU, attend, merge_heads, norm, split_heads
+from depthrank.model.blocks import Dropout, Rotary, SwiGLU, attend, merge_heads, norm, split_heads
 from depthrank.model.config import ModelConfig
 
 NUM_GAP_BUCKETS = 32
@@ -47,15 +47,14 @@ class EncoderLayer(nn.Module):
         self.out = nn.Linear(width, width, bias=False)
         self.mlp_norm = norm(width)
         self.mlp = SwiGLU(width, config.ffn_multiple * width, width)
-        self.rotary = Rotary(width // config.heads)
-        self.dropout = nn.Dropout(config.dropout)
+        self.rotary = Rotary(width // config.heads, config.num_positions)
+        self.dropout = Dropout(config.dropout)
 
     def forward(self, x_SPD: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """The next stream [S, P, D] and this layer's rotated keys and values [S, H, P, d]."""
         q, k, v = self.qkv(self.attention_norm(x_SPD)).chunk(3, dim=-1)
-        position_P = torch.arange(x_SPD.shape[1], device=x_SPD.device)
-        q_SHPd = self.rotary(split_heads(q, self.heads), position_P)
-        k_SHPd = self.rotary(split_heads(k, self.heads), position_P)
+        q_SHPd = self.rotary(split_heads(q, self.heads))
+        k_SHPd = self.rotary(split_heads(k, self.heads))
         v_SHPd = split_heads(v, self.heads)
         mixed_SPD = merge_heads(attend(q_SHPd, k_SHPd, v_SHPd, causal=True))
         x_SPD = x_SPD + self.dropout(self.out(mixed_SPD))
@@ -71,13 +70,12 @@ class LastLayer(nn.Module):
         self.heads = config.heads
         self.attention_norm = norm(config.width)
         self.kv = nn.Linear(config.width, 2 * config.width, bias=False)
-        self.rotary = Rotary(config.width // config.heads)
+        self.rotary = Rotary(config.width // config.heads, config.num_positions)
 
     def forward(self, x_SPD: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """The stream unchanged, and rotated keys and values [S, H, P, d]."""
         k, v = self.kv(self.attention_norm(x_SPD)).chunk(2, dim=-1)
-        position_P = torch.arange(x_SPD.shape[1], device=x_SPD.device)
-        return x_SPD, self.rotary(split_heads(k, self.heads), position_P), split_heads(v, self.heads)
+        return x_SPD, self.rotary(split_heads(k, self.heads)), split_heads(v, self.heads)
 
 
 class UserEncoder(nn.Module):
@@ -95,7 +93,7 @@ class UserEncoder(nn.Module):
         full = [EncoderLayer(config) for _ in range(config.encoder_layers)]
         ends_in_levels = config.encoder_layers > config.router_layers
         self.layers = nn.ModuleList([*full[:-1], LastLayer(config)] if ends_in_levels else full)
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = Dropout(config.dropout)
         bits = 2 ** torch.arange(max(config.num_actions, 1), dtype=torch.int64)
         self.register_buffer("action_bit_A", bits, persistent=False)
 
