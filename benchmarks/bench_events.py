@@ -9,11 +9,8 @@ copies the values out; it decodes nothing. ``cursor, an event a value`` is the l
 from __future__ import annotations
 
 import argparse
-import json
-import platform
 import statistics
 import struct
-import sys
 import tempfile
 import threading
 import time
@@ -27,6 +24,7 @@ import numpy as np
 from depthrank.events import EventBatch, EventLog, open_log
 from depthrank.events.on_lmdb.records import CHUNK_BYTES, HEAD, id_key
 from depthrank.events.on_lmdb.shared_generations import acquire, release
+from machine_facts import machine_facts, write_json
 
 START_MS = 1_700_000_000_000
 SPAN_MS = 10**9
@@ -202,8 +200,7 @@ def bench_operations(log: EventLog) -> dict[str, float]:
 
 def run(arguments: argparse.Namespace) -> dict[str, Any]:
     results: dict[str, Any] = {
-        "machine": f"{platform.machine()}, {_cpu()}, {platform.platform()}",
-        "versions": {"python": platform.python_version(), "numpy": np.__version__, "lmdb": lmdb.__version__},
+        "machine": machine_facts("depthrank", "numpy", "lmdb", "redis"),
         "shapes": {
             "events": arguments.events,
             "users": arguments.users,
@@ -235,12 +232,6 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
     return results
 
 
-def _cpu() -> str:
-    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return f"{len(names)} x {names[0]}" if names else platform.processor()
-
-
 def show(results: dict[str, Any], indent: str = "") -> None:
     for name, value in results.items():
         if isinstance(value, dict):
@@ -261,10 +252,9 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
     results = run(arguments)
-    results["command"] = " ".join(sys.argv)
     show(results)
     if arguments.json:
-        arguments.json.write_text(json.dumps(results, indent=2) + "\n")
+        write_json(arguments.json, results)
 
 
 if __name__ == "__main__":

@@ -2,21 +2,23 @@
 
     python benchmarks/bench_request_path.py [--quick] [--artifact DIR] [--requests N] [--threads 1,2] [--json F]
 
-Two worlds. ``demo``: the artifact of ``depthrank demo`` (trained here where there is none), each person's unseen films.
-``synthetic``: ``synthetic_world``, 2,000 candidates with columns and a history of 200. Each world and number of threads
-runs in a process of its own, on a fresh copy of the event log, with OMP_WAIT_POLICY=PASSIVE and matmul precision medium:
-first in process (decode, ``Ranker.rank``, encode), then against ``depthrank serve`` in another process, over one keep-alive
-connection of one client that reads the answer and asks again. Served impressions are logged meanwhile, as by default.
+Two worlds. ``demo``: the artifact of ``depthrank demo`` (trained here where there is none), with each person's unseen
+films. ``synthetic``: ``synthetic_world``, 2,000 candidates with columns and a history of 200. Each world and number of
+threads runs in a process of its own, on a fresh copy of the event log, with OMP_WAIT_POLICY=PASSIVE and the settings of
+``depthrank serve``: first in process (decode, ``Ranker.rank``, encode), then against ``depthrank serve`` in another
+process, over one keep-alive connection of one client that reads the answer and asks again. Served impressions are
+logged meanwhile, as by default.
 
 A stage's milliseconds are the median over the requests, as ``timings_ms`` of the answers tells them; its share is that
-of the sum over all stages. The server does not measure two parts: ``encode`` is measured in process, by the function that
-the server calls; ``HTTP rest`` is the client's wall time minus everything else.
+of the sum over all stages. Two parts the server does not tell: ``encode`` is measured in process, by the function that
+the server calls; ``HTTP rest`` is the client's wall time minus everything else. ``wait`` is the way to the ranking
+thread.
 
 The floor of a stage is the longer of two times: its operations (the products of the very calls that ``rank`` makes,
 counted) at the best fp32 rate measured here with as many threads, and the bytes it cannot avoid at the bandwidth of a
 copy: weights and inputs read once, of tables only the rows fetched, results written once. ``kernels move`` is what the
-kernels read and write as they are: the distance to ``needs`` is what fusion could save. Elementwise work is not counted,
-and what a cache holds moves faster than a copy, so a floor is a scale and no promise.
+kernels read and write as they are: the distance to ``needs`` is what fusion could save. Elementwise work is not
+counted, and what a cache holds moves faster than a copy, so a floor is a scale and no promise.
 """
 
 from __future__ import annotations
@@ -24,29 +26,28 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import socket
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, fields
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import numpy as np
-from machine_facts import machine_facts, measured_rates, show_facts, write_json
 
 from depthrank.cli.threads import set_torch_threads
+from machine_facts import machine_facts, measured_rates, show_facts, torch_facts, write_json
+from served_artifact_client import KeepAliveClient, serving
 
 MODES = ("full", "router")
 NUM_USERS = 64
 WARM_UP = 40
 NOT_STAGES = ("total", "wait", "decode")
 PACKAGES = ("depthrank", "numpy", "msgspec", "lmdb", "starlette", "uvicorn", "uvloop", "httptools")
-NAMES = {"user": "user side", "level0": "level 0 (router)", "level1": "level 1 (expert)", "order": "order"}
+NAMES = {"wait": "wait for thread", "user": "user side", "level0": "level 0 (router)", "level1": "level 1 (expert)"}
 Milliseconds = dict[str, list[float]]
 
 
@@ -91,8 +92,9 @@ def train_demo(folder: Path, minutes: float | None) -> Path:
 
     print("no demo/artifact here (make demo makes one): training the demo's model in a temporary folder", flush=True)
     write_dataset(folder, cached_wheel())
-    train(folder / "ranking.yaml", log=f"lmdb:{folder / 'events'}", out=folder / "artifact", minutes=minutes, progress=False)
-    return folder / "artifact"
+    spec, url, out = folder / "ranking.yaml", f"lmdb:{folder / 'events'}", folder / "artifact"
+    train(spec, log=url, out=out, minutes=minutes, progress=False)
+    return out
 
 
 def synthetic_world(folder: Path, arguments: argparse.Namespace) -> World:
@@ -114,13 +116,12 @@ def world(name: str, artifact: Path, folder: Path, bodies: Sequence[dict[str, An
     return World(name, str(artifact), str(folder / "backup"), str(folder / "bodies.jsonl"))
 
 
-# --- One world, one number of threads, in a process of its own ---------------------------------------------------------
+# --- One world, one number of threads, in a process of its own -------------------------------------------------------
 
 
 def measure(given: World, threads: int, requests: int) -> dict[str, Any]:
     """Both modes in process and over HTTP, the work counted, and the rates of this machine before and after."""
-    import torch
-
+    from counted_stages import counted_stages
     from depthrank.engine import Ranker
     from depthrank.events import EventLog
 
@@ -141,13 +142,14 @@ def measure(given: World, threads: int, requests: int) -> dict[str, Any]:
         with serving(given.artifact, url, threads) as address:
             client = KeepAliveClient(address)
             for mode in MODES:
-                result["modes"][mode]["http"] = repeat(lambda body: rank_over_http(client, body), bodies[mode], requests)
+                over_http = repeat(lambda body: rank_over_http(client, body), bodies[mode], requests)
+                result["modes"][mode]["http"] = over_http
             health = repeat(lambda _: {"wall": timed_ms(lambda: client.ask("GET", "/health/live"))[1]}, [b""], requests)
     rates.append(measured_rates())
     result["rates"] = {name: max(rate[name] for rate in rates) for name in rates[0]}
     result["health_ms"] = float(np.median(health["wall"]))
     result["modes"] = {mode: summary(measured, result["rates"]) for mode, measured in result["modes"].items()}
-    return result | {"machine": machine_facts(*PACKAGES)}
+    return result | {"machine": machine_facts(*PACKAGES) | {"torch": torch_facts()}}
 
 
 def repeat(ask: Callable[[bytes], dict[str, float]], bodies: Sequence[bytes], requests: int) -> Milliseconds:
@@ -175,9 +177,9 @@ def rank_over_http(client: KeepAliveClient, body: bytes) -> dict[str, float]:
     text, wall_ms = timed_ms(lambda: client.ask("POST", "/v1/rank", body))
     told = msgspec.json.decode(text)["timings_ms"]
     stages = {name: ms for name, ms in told.items() if name not in NOT_STAGES}
-    rank_ms = told["total"] - told["wait"]
-    other = rank_ms - sum(stages.values())
-    return {"decode": told["decode"], **stages, "rest of rank": other, "outside": wall_ms - rank_ms - told["decode"],
+    other = told["total"] - told["wait"] - sum(stages.values())
+    outside = wall_ms - told["total"] - told["decode"]
+    return {"decode": told["decode"], "wait": told["wait"], **stages, "rest of rank": other, "outside": outside,
             "wall": wall_ms}  # fmt: skip
 
 
@@ -187,127 +189,7 @@ def timed_ms(call: Callable[[], Any]) -> tuple[Any, float]:
     return found, (time.perf_counter() - began) * 1e3
 
 
-class KeepAliveClient:
-    """One connection, as bare as HTTP allows, so that the time is the server's."""
-
-    def __init__(self, address: str) -> None:
-        host, _, port = address.removeprefix("http://").partition(":")
-        self.socket = socket.create_connection((host, int(port)))
-        self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        self.host = host
-
-    def ask(self, method: str, path: str, body: bytes = b"") -> bytes:
-        """The body of the answer; raises RuntimeError where it is not a 200."""
-        head = f"{method} {path} HTTP/1.1\r\nHost: {self.host}\r\nContent-Length: {len(body)}\r\n\r\n"
-        self.socket.sendall(head.encode() + body)
-        answer = bytearray()
-        while (end := answer.find(b"\r\n\r\n")) < 0:
-            answer += self._received()
-        lines = bytes(answer[:end]).decode().lower().split("\r\n")
-        length = next(int(line.partition(":")[2]) for line in lines if line.startswith("content-length:"))
-        while len(answer) < end + 4 + length:
-            answer += self._received()
-        if " 200" not in lines[0]:
-            raise RuntimeError(f"{method} {path}: {bytes(answer).decode(errors='replace')[:1000]}")
-        return bytes(answer[end + 4 :])
-
-    def _received(self) -> bytes:
-        part = self.socket.recv(1 << 18)
-        if not part:
-            raise RuntimeError("the server closed the connection")
-        return part
-
-
-@contextmanager
-def serving(artifact: str, log: str, threads: int) -> Iterator[str]:
-    """``depthrank serve`` in a process of its own; yields its address."""
-    from depthrank.cli.served_artifact import ServerProcess, free_port
-
-    port = free_port()
-    command = [sys.executable, "-m", "depthrank.cli", "serve", artifact, "--port", str(port), "--log", log]
-    with tempfile.TemporaryFile() as said:
-        process = subprocess.Popen([*command, "--threads", str(threads)], stdin=subprocess.DEVNULL, stdout=said, stderr=said)
-        server = ServerProcess(process, f"http://127.0.0.1:{port}", said)
-        try:
-            server.wait_until_ready()
-            yield server.address
-        finally:
-            server.stop()
-
-
 # --- Work and floors -------------------------------------------------------------------------------------------------
-
-
-def counted_stages(ranker: Any, bodies: Sequence[bytes]) -> dict[str, Any]:
-    """Work of each stage, the mean of one request from each body: torch's is counted inside ``rank`` itself."""
-    from counted_work import Work, counted
-
-    from depthrank.engine.timings import Timings
-    from depthrank.schema.wire import decode_request, encode_answer
-
-    works: dict[str, Work] = {}
-    results: list[Any] = []
-    stage = Timings.stage
-
-    @contextmanager
-    def counting_stage(timings: Timings, name: str) -> Iterator[None]:
-        before = len(results)
-        with stage(timings, name), counted(works.setdefault(name, Work())):
-            yield
-        touch(works[name], 2 * sum(map(array_bytes, results[before:])))  # numpy reads as many bytes as it writes
-
-    sizes = {"candidates": 0, "history": 0}
-    with remembering(ranker.log, ["histories"], results), remembering(
-        ranker.artifact.encoder, ["encode_requests", "encode_history", "encode_candidates"], results
-    ):  # fmt: skip
-        Timings.stage = counting_stage  # type: ignore[method-assign]
-        try:
-            for body in bodies:
-                results.clear()
-                answer = ranker.rank(decode_request(body, ranker.limits))
-                num_candidates = answer.candidates_scored[0]
-                touch(works.setdefault("decode", Work()), len(body))
-                touch(works["candidates"], 8 * num_candidates)
-                touch(works["order"], 5 * num_candidates)  # a value and a level each
-                touch(works.setdefault("encode", Work()), len(encode_answer(answer)))
-                sizes["candidates"] += num_candidates
-                sizes["history"] += next(int(r.length[0]) for r in results if hasattr(r, "length"))
-        finally:
-            Timings.stage = stage  # type: ignore[method-assign]
-    n = len(bodies)
-    mean = {name: {f.name: getattr(work, f.name) / n for f in fields(work)} for name, work in works.items()}
-    return {"stages": mean, **{name: size / n for name, size in sizes.items()}}
-
-
-def touch(work: Any, num_bytes: int) -> None:
-    """Bytes that something other than torch needs and moves."""
-    work.needed_bytes += num_bytes
-    work.moved_bytes += num_bytes
-
-
-@contextmanager
-def remembering(owner: Any, names: Sequence[str], results: list[Any]) -> Iterator[None]:
-    """While inside, what these methods return is added to ``results`` too."""
-
-    def spy(method: Callable[..., Any]) -> Callable[..., Any]:
-        def call(*args: Any, **kwargs: Any) -> Any:
-            results.append(method(*args, **kwargs))
-            return results[-1]
-
-        return call
-
-    for name in names:
-        setattr(owner, name, spy(getattr(owner, name)))
-    try:
-        yield
-    finally:
-        for name in names:
-            delattr(owner, name)  # the class's own shows again
-
-
-def array_bytes(result: Any) -> int:
-    """Bytes of the arrays in a value object."""
-    return sum(v.nbytes for f in fields(result) if isinstance(v := getattr(result, f.name), np.ndarray))
 
 
 def summary(measured: dict[str, Any], rates: dict[str, float]) -> dict[str, Any]:
@@ -349,7 +231,8 @@ def percentiles(ms: Sequence[float]) -> dict[str, float]:
 
 # --- Table -----------------------------------------------------------------------------------------------------------
 
-COLUMNS = ("HTTP ms", "share", "in process", "MFLOP", "ops floor", "needs KB", "byte floor", "time/floor", "kernels move KB")
+COLUMNS = ("HTTP ms", "share", "in process", "MFLOP", "ops ms", "needs KB", "bytes ms", "time/floor", "kernels move KB")
+WIDTH = 17
 
 
 def show(result: dict[str, Any]) -> None:
@@ -363,18 +246,20 @@ def show(result: dict[str, Any]) -> None:
     for mode, found in result["modes"].items():
         http, inside = found["http"], found["in_process_rank"]
         print(
-            f"\n  mode {mode}: {found['candidates']:,.0f} candidates, history {found['history']:.0f}; {http['requests']} "
-            f"requests by one client: p50 {http['p50_ms']:.2f} ms, p99 {http['p99_ms']:.2f} ms; Ranker.rank in process: "
-            f"p50 {inside['p50_ms']:.2f} ms, p99 {inside['p99_ms']:.2f} ms"
+            f"\n  mode {mode}: {found['candidates']:,.0f} candidates, history {found['history']:.0f}, "
+            f"{http['requests']} requests, one client\n"
+            f"  over HTTP p50 {http['p50_ms']:.2f} ms, p99 {http['p99_ms']:.2f} ms; "
+            f"Ranker.rank in process p50 {inside['p50_ms']:.2f} ms, p99 {inside['p99_ms']:.2f} ms"
         )
-        print(f"  {'stage':18}" + "".join(f"{name:>16}" for name in COLUMNS))
+        print(f"  {'stage':{WIDTH}}" + "".join(f"{name:>{WIDTH}}" for name in COLUMNS))
         for stage, row in found["stages"].items():
-            print(f"  {NAMES.get(stage, stage):18}" + "".join(f"{cell:>16}" for cell in cells(row)))
-    print(f"\n  floor of HTTP rest: GET /health/live on the same connection, p50 {result['health_ms']:.2f} ms", flush=True)
+            print(f"  {NAMES.get(stage, stage):{WIDTH}}" + "".join(f"{cell:>{WIDTH}}" for cell in cells(row)))
+    print(f"\n  floor of HTTP rest: GET /health/live, same connection, p50 {result['health_ms']:.2f} ms", flush=True)
 
 
 def cells(row: dict[str, float]) -> list[str]:
-    shown = [f"{row['http_ms']:.3f}", f"{row['share']:.1%}", f"{row['in_process_ms']:.3f}" if "in_process_ms" in row else "-"]
+    in_process = f"{row['in_process_ms']:.3f}" if "in_process_ms" in row else "-"
+    shown = [f"{row['http_ms']:.3f}", f"{row['share']:.1%}", in_process]
     if "floor_ms" not in row:
         return [*shown, *["-"] * 6]
     ops = [f"{row['flops'] / 1e6:.2f}", f"{row['ops_ms']:.3f}"] if row["flops"] else ["-", "-"]

@@ -23,7 +23,6 @@ import copy
 import json
 import math
 import os
-import platform
 import signal
 import statistics
 import subprocess
@@ -37,10 +36,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from counted_work import CountedBytes
 from depthrank.cli.threads import set_torch_threads
+from machine_facts import copy_bytes, linear_flops, machine_facts, show_facts, torch_facts
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "sharing"))
 
@@ -217,60 +217,15 @@ def reason(error: BaseException) -> str:
 # --- What it costs ---------------------------------------------------------------------------------------------------
 
 
-class MovedBytes(TorchDispatchMode):
-    """Sums the bytes that kernels read and write; views are free, a lookup reads only the rows it fetches."""
-
-    LOOKUPS = ("embedding", "index_select", "index", "gather", "embedding_bag")
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.total = 0
-
-    def __torch_dispatch__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
-    ) -> Any:
-        result = func(*args, **(kwargs or {}))
-        sources = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
-        results = [leaf for leaf in tree_leaves(result) if isinstance(leaf, Tensor)]
-        if any(r.untyped_storage()._cdata == s.untyped_storage()._cdata for r in results for s in sources):
-            return result
-        written = sum(r.numel() * r.element_size() for r in results)
-        lookup = func._schema.name.split("::")[-1].lstrip("_").split(".")[0] in self.LOOKUPS
-        sizes = [min(s.numel() * s.element_size(), s.untyped_storage().nbytes()) for s in sources]
-        self.total += written + (written if lookup else sum(sizes))
-        return result
-
-
 def moved_bytes(call: Call) -> int:
-    with torch.no_grad(), MovedBytes() as counter:
+    with torch.no_grad(), CountedBytes() as counter:
         call()
-    return counter.total
-
-
-def median_seconds(call: Call, seconds: float = 0.3) -> float:
-    call()
-    times, deadline = [], time.perf_counter() + seconds
-    while len(times) < 5 or time.perf_counter() < deadline:
-        start = time.perf_counter()
-        call()
-        times.append(time.perf_counter() - start)
-    return statistics.median(times)
+    return counter.moved
 
 
 def matmul_rate(num_rows: int) -> float:
     """FLOP/s of a linear of N rows at its better width: 512 or 1024."""
-    rates = []
-    for width in (512, 1024):
-        x, w = torch.randn(num_rows, width), torch.randn(width, width)
-        rates.append(2 * num_rows * width * width / median_seconds(lambda x=x, w=w: nn.functional.linear(x, w)))
-    return max(rates)
-
-
-def bandwidth() -> float:
-    """Bytes per second, read plus written, of a copy of 64 MB."""
-    source = torch.randn(16 << 20)
-    target = torch.empty_like(source)
-    return 2 * source.numel() * 4 / median_seconds(lambda: target.copy_(source))
+    return max(linear_flops(num_rows, width) for width in (512, 1024))
 
 
 def resident_bytes(key: str) -> int:
@@ -316,10 +271,10 @@ def measure_model(name: str, args: argparse.Namespace, save: Callable[[dict[str,
     wanted = tuple(v for v in (*RIVALS, *OURS) if not (args.no_compile and "compile" in v))
     field = Contestants(model, args.threads, wanted)
     result: dict[str, Any] = {
-        "model": name, "threads": args.threads, "encoder": model.user_side_is_encoder,
+        "model": name, "threads": args.threads, "torch": torch_facts(), "encoder": model.user_side_is_encoder,
         "failures": field.failures, "build_seconds": field.build_seconds, "first_call_seconds": {}, "sizes": {},
     }  # fmt: skip
-    rate_of_copy = bandwidth()
+    rate_of_copy = copy_bytes()
     for num_candidates in args.candidates:
         inputs = field.inputs(num_candidates)
         truth = pairwise(model, field.eager, inputs)
@@ -408,20 +363,6 @@ def run_worker(name: str, threads: int, args: argparse.Namespace, limit_s: float
     if code != 0:
         result["stopped"] = code if isinstance(code, str) else f"exit {code}: {' '.join(tail)[:300]}"
     return result
-
-
-def machine() -> dict[str, Any]:
-    cpu = next((line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines()
-                if line.startswith("model name")), platform.processor())  # fmt: skip
-    return {
-        "cpu": cpu,
-        "cores": os.cpu_count(),
-        "load": os.getloadavg()[0],
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "matmul_precision": "medium",
-        "when": time.strftime("%Y-%m-%d %H:%M"),
-    }
 
 
 def table(result: dict[str, Any]) -> str:
@@ -519,8 +460,8 @@ def main() -> None:
         args.threads = int(args.threads)
         worker(args)
         return
-    about = machine()
-    print(" | ".join(f"{k}: {v}" for k, v in about.items()))
+    about = machine_facts("depthrank", "numpy", "torch-rechub", "onnxruntime")
+    show_facts(about)
     print(f"{zoo.SMALL if args.small else zoo.FULL}, one request, fp32", flush=True)
     deadline, results = time.monotonic() + 60 * args.minutes, []
     for name in args.models.split(","):

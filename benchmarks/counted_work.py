@@ -1,8 +1,8 @@
 """What a piece of torch code must do, counted while it runs: operations of its products, and bytes.
 
-Two counts of bytes. ``moved`` sums what every kernel reads and writes, as the code is written now. ``needed`` is what no
-code could avoid: each tensor that comes from outside (weights, inputs) is read once, of a lookup only the rows that it
-fetches, and what is left standing at the end is written once; everything in between is free.
+Two counts of bytes. ``moved`` sums what every kernel reads and writes, as the code is written now. ``needed`` is what
+no code could avoid: each tensor that comes from outside (weights, inputs) is read once, of a lookup only the rows that
+it fetches, and what is left standing at the end is written once; everything in between is free.
 
 Products are counted, elementwise operations are not, so a floor made from these is a little low.
 """
@@ -60,7 +60,8 @@ class CountedBytes(TorchDispatchMode):
     @property
     def needed(self) -> int:
         """Read from outside so far, and written to what still stands."""
-        return self._read + sum(size for storage, size in self._made.values() if not storage.expired())
+        standing = (size for storage, size in self._made.values() if not bool(storage.expired()))
+        return self._read + sum(standing)
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None

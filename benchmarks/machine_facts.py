@@ -2,8 +2,8 @@
 
     python benchmarks/machine_facts.py [--threads T] [--json F]
 
-``fp32_gemm_flops`` is the best rate seen of a square fp32 product, under the matmul precision that is set; ``copy_bytes``
-the best bytes a second, read plus written, of a copy that no cache holds. Floors divide by these two.
+``fp32_gemm_flops`` is the best rate seen of a square fp32 product, under the matmul precision that is set;
+``copy_bytes`` the best bytes a second, read plus written, of a copy that no cache holds. Floors divide by these two.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ def cpu_name() -> str:
 
 
 def machine_facts(*packages: str) -> dict[str, Any]:
-    """Machine, load and versions; torch's own settings where the benchmark has loaded torch."""
-    facts: dict[str, Any] = {
+    """Machine, load and versions. A process that measures torch adds ``torch_facts``."""
+    return {
         "cpu": cpu_name(),
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         "load": [round(load, 2) for load in os.getloadavg()],
@@ -45,9 +45,6 @@ def machine_facts(*packages: str) -> dict[str, Any]:
         "when": time.strftime("%Y-%m-%d %H:%M"),
         "command": " ".join(sys.argv),
     }
-    if "torch" in sys.modules:
-        facts["torch"] = torch_facts()
-    return facts
 
 
 def version_of(package: str) -> str:
@@ -138,7 +135,7 @@ def main() -> None:
     from depthrank.cli.threads import set_torch_threads
 
     set_torch_threads(arguments.threads)
-    facts = machine_facts("depthrank", "numpy") | {"rates": measured_rates()}
+    facts = machine_facts("depthrank", "numpy") | {"torch": torch_facts(), "rates": measured_rates()}
     show_facts(facts)
     if arguments.json:
         write_json(arguments.json, facts)

@@ -1,8 +1,8 @@
 """A made-up marketplace for benchmarks: the load is real, the tastes are not.
 
-20,000 items with 6 features, users with 4, a context of 2, 2 columns sent with every candidate, and 4 counters. The users
-that a benchmark asks for have exactly ``HISTORY`` events behind them; others have the requests that a short training
-needs, so that all weights, vocabularies and counters have the sizes and the formats they would have.
+20,000 items with 6 features, users with 4, a context of 2, 2 columns sent with every candidate, and 4 counters. The
+users that a benchmark asks for have exactly ``HISTORY`` events behind them; others have the requests that a short
+training needs, so that all weights, vocabularies and counters have the sizes and the formats they would have.
 """
 
 from __future__ import annotations
