@@ -240,6 +240,99 @@ def test_retention_removes_what_is_older_and_nothing_else(place):
     assert log.verify().problems == ()
 
 
+# ---------------------------------------------------------------------- catalogue upserts
+
+
+def test_upserts_are_numbered_and_read_back_in_order_by_everybody(place):
+    url = place.new_url()
+    log, reader = place.open(url), place.open(url, read_only=True)
+    payloads = [b"", b"one", b"\0\xff" * 3000, b"x" * 100_000] + [b"%d" % n for n in range(200)]
+    assert [log.append_upsert(payload) for payload in payloads] == list(range(len(payloads)))
+    assert list(reader.upserts()) == list(enumerate(payloads))
+    assert list(log.upserts(after=201)) == list(enumerate(payloads))[202:]
+    assert list(log.upserts(after=len(payloads) - 1)) == []
+    log.close()
+    reopened = place.open(url)
+    assert list(reopened.upserts()) == list(enumerate(payloads))
+    assert reopened.append_upsert(b"next") == len(payloads)
+    assert reopened.position() == -1 and reopened.verify().problems == (), "upserts are no events"
+
+
+def test_large_upserts_are_read_in_steps(place):
+    log = place.open(durable=False)
+    for n in range(3):
+        log.append_upsert(bytes([n]) * (9 << 20))
+    assert [(n, len(payload), payload[:1]) for n, payload in log.upserts()] == [
+        (n, 9 << 20, bytes([n])) for n in range(3)
+    ]
+
+
+def test_erasure_and_retention_keep_upserts(place):
+    log = place.open()
+    log.append_upsert(b"first")
+    log.import_events(batch(("u", "a", "click", 10), ("v", "b", "click", 90)))
+    log.append_upsert(b"second")
+    assert log.erase("u").events == 1 and log.retain(50) == 0 and log.retain(95) == 1
+    assert list(log.upserts()) == [(0, b"first"), (1, b"second")]
+    assert log.append_upsert(b"third") == 2
+    assert log.verify().problems == ()
+
+
+def test_a_backup_holds_upserts_and_restores_them_on_any_backend(place, tmp_path):
+    log = place.open()
+    for n in range(5):
+        log.append_upsert(b"%d" % n * 4_000_000)
+    log.append(batch(("u", "a", "click", 1)))
+    assert log.backup(tmp_path / "backup") == 1
+    for url in (place.new_url(), f"lmdb:{tmp_path}/restored"):
+        restored = EventLog.restore(tmp_path / "backup", url)
+        place.opened.append(restored)
+        assert list(restored.upserts()) == list(log.upserts())
+        assert restored.append_upsert(b"more") == 5
+    only_upserts = place.new_url()
+    place.open(only_upserts).append_upsert(b"x")
+    with pytest.raises(LogError, match="is not empty"):
+        EventLog.restore(tmp_path / "backup", only_upserts)
+
+
+def test_an_upsert_that_cannot_be_kept_is_refused_and_leaves_nothing(place):
+    url = place.new_url()
+    log = place.open(url)
+    with pytest.raises(RequestError, match=r"\$\.payload: found str, expected bytes"):
+        log.append_upsert("text")
+    with pytest.raises(
+        RequestError, match=r"\$\.payload: found .* bytes, expected at most .*; send the upsert in parts"
+    ):
+        log.append_upsert(bytes((64 << 20) + 1))
+    assert list(log.upserts()) == []
+    with pytest.raises(LogError, match="read_only"):
+        place.open(url, read_only=True).append_upsert(b"x")
+    log.close()
+    with pytest.raises(LogError, match="is closed"):
+        log.append_upsert(b"x")
+
+
+def test_threads_upsert_and_append_at_once_without_loss(place):
+    log = place.open(durable=False)
+    numbers: list[int] = []
+
+    def work(thread: int) -> None:
+        for n in range(20):
+            numbers.append(log.append_upsert(b"%d-%d" % (thread, n)))
+            log.append(batch((f"u{thread}", f"i{n}", "click", n)))
+
+    threads = [threading.Thread(target=work, args=(n,)) for n in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    stored = [payload for _, payload in log.upserts()]
+    assert sorted(numbers) == list(range(60)) and len(set(stored)) == 60
+    for thread in range(3):
+        own = [p for p in stored if p.startswith(b"%d-" % thread)]
+        assert own == [b"%d-%d" % (thread, n) for n in range(20)], "each thread's are in its order"
+
+
 # ---------------------------------------------------------------------- hostile and odd input
 
 

@@ -125,6 +125,29 @@ def test_an_eraser_killed_at_any_moment_costs_another_process_no_event(tmp_path)
             assert log.verify().problems == ()
 
 
+UPSERTER = """
+import sys
+from depthrank.events import open_log
+log = open_log(sys.argv[1])
+while True:
+    number = log.append_upsert(b"columns" * 1000)
+    print(number, flush=True)
+"""
+
+
+def test_killing_the_writer_loses_no_acknowledged_upsert(tmp_path):
+    rng, acknowledged = random.Random(11), -1
+    for _ in range(KILLS // 3):
+        with running(UPSERTER, f"{tmp_path}/log") as answers:
+            lines = [answers.readline() for _ in range(rng.randrange(1, 40))]
+        lines += answers.readlines()
+        answers.close()
+        acknowledged = max(acknowledged, *(int(line) for line in lines if line.endswith("\n")))
+        with open_log(f"{tmp_path}/log") as log:
+            assert log.verify().problems == ()
+            assert [number for number, _ in log.upserts()][: acknowledged + 1] == list(range(acknowledged + 1))
+
+
 def test_the_check_can_fail(tmp_path):
     rng = random.Random(9)
     acknowledged = kill_a_writer(tmp_path / "log", 0, True, False, rng)

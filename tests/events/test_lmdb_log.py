@@ -185,10 +185,14 @@ def test_a_full_disk_acknowledges_nothing_and_passes_when_there_is_room(small_di
     assert log.stats().events == acknowledged and len(log.history("u3", FAR_MS, 10)) == 10
     with pytest.raises(StorageFullError, match="no room left"):
         log.erase("u3")
+    with pytest.raises(StorageFullError, match="no room left"):
+        log.append_upsert(bytes(100_000))
+    assert list(log.upserts()) == []
     assert len(log.history("u3", FAR_MS, 10)) == 10, "an erasure that failed changed nothing"
     assert sorted(p.name for p in (small_disk / "log").iterdir()) == ["LOG", "generation-000001", "lock"]
     ballast.unlink()
     assert log.append(many(100)).appended == 100
+    assert log.append_upsert(bytes(100_000)) == 0
     assert log.erase("u3").events > 0
     assert log.verify().problems == ()
     log.close()

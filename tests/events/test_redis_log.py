@@ -114,7 +114,9 @@ def test_a_server_at_its_memory_limit_appends_nothing_and_goes_on_later(start_re
         client.config_set("maxmemory", "1mb")
         with pytest.raises(StorageFullError, match="is at its maxmemory; nothing was appended"):
             log.append(one("u", "b"))
-        assert log.position() == 0 and len(log.history("u", FAR_MS, 9)) == 1
+        with pytest.raises(StorageFullError, match="is at its maxmemory"):
+            log.append_upsert(b"columns")
+        assert list(log.upserts()) == [] and log.position() == 0 and len(log.history("u", FAR_MS, 9)) == 1
         client.config_set("maxmemory", "0")
         assert log.append(one("u", "b")).appended == 1
 

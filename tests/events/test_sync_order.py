@@ -16,7 +16,10 @@ import os, sys, numpy as np
 from depthrank.events import EventBatch, open_log
 log = open_log(sys.argv[1], durable=sys.argv[2] == "durable")
 for n in range(5):
-    log.append(EventBatch(["u"], ["i"], ["click"], np.array([n])))
+    if n % 2:
+        log.append_upsert(b"columns")
+    else:
+        log.append(EventBatch(["u"], ["i"], ["click"], np.array([n])))
     os.write(1, b"acknowledged\\n")
 """
 DATA_WRITE = re.compile(r"\b(?:pwrite64|pwritev|write|writev)\(\d+<[^>]*data\.mdb>.*= \d+")

@@ -136,7 +136,7 @@ ONE_MISTAKE: list[tuple[str, Any, str]] = [
     ("features.brand", "item.brand", f"$.features.brand: found 'item.brand', expected a mapping with kind: one of "
      f"{KINDS}"),
     ("features.brand.min_cuont", 3, "$.features.brand.min_cuont: found 'min_cuont', expected one of source, "
-     "min_count, width"),
+     "min_count"),
     ("features.brand.source", "itm.brand", f"$.features.brand.source: found 'itm.brand', expected <side>.<column>, "
      f"side one of {SIDES}; did you mean item.brand?"),
     ("features.brand.source", "item", f"$.features.brand.source: found 'item', expected <side>.<column>, side one of "

@@ -44,9 +44,10 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
 
     def sealed(self) -> Manifest:
         """The manifest with its checksum."""
-        return msgspec.structs.replace(self, checksum=self._expected_checksum())
+        return msgspec.structs.replace(self, checksum=self.expected_checksum())
 
-    def _expected_checksum(self) -> str:
+    def expected_checksum(self) -> str:
+        """BLAKE3 of the canonical JSON without ``checksum``."""
         plain = msgspec.to_builtins(msgspec.structs.replace(self, checksum=""))
         return blake3(msgspec.json.encode(plain, order="deterministic")).hexdigest()
 
@@ -58,13 +59,16 @@ def read_manifest(root: Path) -> Manifest:
         raise ArtifactError(f"there is no artifact at {root}: train one with `depthrank train SPEC --out {root}`")
     if not path.is_file():
         raise ArtifactError(f"{root} is not an artifact: it has no {MANIFEST_NAME} (is training unfinished?)")
-    raw = path.read_bytes()
+    try:
+        raw = path.read_bytes()
+    except OSError as error:
+        raise ArtifactError(f"{path} cannot be read: {error}") from None
     _check_format(path, raw)
     try:
         manifest = msgspec.json.decode(raw, type=Manifest)
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, RecursionError) as error:
         raise ArtifactError(f"{path} is damaged: {error}") from None
-    if manifest.checksum != manifest._expected_checksum():
+    if manifest.checksum != manifest.expected_checksum():
         raise ArtifactError(f"{path} was altered: its checksum does not fit its content")
     for name in (manifest.folder, *manifest.files):
         _check_relative(path, name)
@@ -105,9 +109,12 @@ def verify_files(root: Path, manifest: Manifest, *, content: bool = True) -> Non
         path = folder / name
         if not path.is_file():
             raise ArtifactError(f"{path} is missing from the artifact: copy or train it again")
-        size = path.stat().st_size
-        if size != entry.bytes:
-            what = "truncated" if size < entry.bytes else "altered"
-            raise ArtifactError(f"{path} is {what}: {size} bytes, expected {entry.bytes}")
-        if content and hash_file(path).blake3 != entry.blake3:
-            raise ArtifactError(f"{path} was altered: its content does not fit its checksum")
+        try:
+            size = path.stat().st_size
+            if size != entry.bytes:
+                what = "truncated" if size < entry.bytes else "altered"
+                raise ArtifactError(f"{path} is {what}: {size} bytes, expected {entry.bytes}")
+            if content and hash_file(path).blake3 != entry.blake3:
+                raise ArtifactError(f"{path} was altered: its content does not fit its checksum")
+        except OSError as error:
+            raise ArtifactError(f"{path} cannot be read: {error}") from None

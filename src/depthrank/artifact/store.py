@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import shutil
 import time
@@ -13,7 +12,9 @@ from typing import Any
 
 import msgspec
 from blake3 import blake3
+from safetensors import SafetensorError
 
+from depthrank.artifact.fit import HOSTILE, check_config, plain_spec
 from depthrank.artifact.manifest import (
     FORMAT,
     MANIFEST_NAME,
@@ -23,9 +24,10 @@ from depthrank.artifact.manifest import (
     read_manifest,
     verify_files,
 )
+from depthrank.artifact.storage import saving_error, sync, sync_tree
 from depthrank.artifact.weights import load_weights, save_weights
 from depthrank.catalogue import Catalogue
-from depthrank.errors import ArtifactError, SpecError, StorageFullError
+from depthrank.errors import ArtifactError
 from depthrank.features import FeatureEncoder
 from depthrank.model import ElasticRanker, ModelConfig
 from depthrank.schema import Spec
@@ -64,45 +66,38 @@ class Artifact:
 def save_artifact(out: str | Path, contents: Contents) -> Manifest:
     """Write ``contents`` as the artifact ``out``; an artifact that was there is replaced at once or not at all.
 
-    Raises StorageFullError when the disk is full; what was there before stays whole.
+    Raises StorageFullError when the disk is full, ArtifactError where it cannot be written; what was there before stays
+    whole, and nothing of the new one is left.
     """
     root = Path(out)
-    root.mkdir(parents=True, exist_ok=True)
     working = root / f".writing-{os.getpid()}-{time.time_ns()}"
     try:
+        root.mkdir(parents=True, exist_ok=True)
         _write_files(working, contents)
         manifest = _manifest_of(working, contents)
         _publish(root, working, manifest)
-    except OSError as error:
+    except (OSError, SafetensorError) as error:
+        raise saving_error(error, root) from error
+    finally:
         shutil.rmtree(working, ignore_errors=True)
-        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-            raise StorageFullError(f"the disk is full while saving {root}: nothing was replaced; free space") from None
-        raise ArtifactError(f"cannot save {root}: {error}") from error
     _remove_others(root, manifest.folder)
     return manifest
 
 
 def load_artifact(path: str | Path, *, verify: bool = True) -> Artifact:
-    """Load an artifact; raises ArtifactError with one clear reason where it is missing, damaged or newer."""
+    """Load an artifact; raises ArtifactError with one clear reason where it is missing, damaged or newer.
+
+    ``verify``: compare every byte with the manifest's checksums. One that is replaced meanwhile is read again.
+    """
     root = Path(path)
-    manifest = read_manifest(root)
-    verify_files(root, manifest, content=verify)
-    folder = root / manifest.folder
-    try:
-        spec = Spec.from_plain({k: v for k, v in manifest.spec.items() if k != "folder"}, folder=str(root))
-        config = ModelConfig.from_plain(manifest.model)
-    except (SpecError, TypeError, KeyError, ValueError) as error:
-        raise ArtifactError(f"{root}: the manifest does not describe a model of this version: {error}") from None
-    users = Catalogue.load(folder / "users") if (folder / "users").is_dir() else None
-    return Artifact(
-        path=root,
-        manifest=manifest,
-        spec=spec,
-        model=load_weights(config, folder),
-        encoder=FeatureEncoder.load(folder / "features"),
-        items=Catalogue.load(folder / "items"),
-        users=users,
-    )
+    while True:
+        manifest = read_manifest(root)
+        try:
+            verify_files(root, manifest, content=verify)
+            return _load(root, manifest)
+        except ArtifactError:
+            if read_manifest(root).folder == manifest.folder:
+                raise
 
 
 def verify_artifact(path: str | Path) -> Manifest:
@@ -110,6 +105,26 @@ def verify_artifact(path: str | Path) -> Manifest:
     manifest = read_manifest(Path(path))
     verify_files(Path(path), manifest)
     return manifest
+
+
+def _load(root: Path, manifest: Manifest) -> Artifact:
+    """Read what the manifest names, and check that the parts belong together before any weight is read."""
+    folder = root / manifest.folder
+    try:
+        spec = Spec.from_plain(manifest.spec, folder=str(root))
+        config = ModelConfig.from_plain(manifest.model)
+        encoder = FeatureEncoder.load(folder / "features")
+        items = Catalogue.load(folder / "items")
+        has_users = any(name.startswith("users/") for name in manifest.files)
+        users = Catalogue.load(folder / "users") if has_users else None
+        check_config(config, spec, encoder)
+    except ArtifactError:
+        raise
+    except HOSTILE as error:
+        raise ArtifactError(
+            f"{root} does not hold an artifact of this version: {type(error).__name__}: {error}"
+        ) from error
+    return Artifact(root, manifest, spec, load_weights(config, folder), encoder, items, users)
 
 
 def _write_files(folder: Path, contents: Contents) -> None:
@@ -136,7 +151,7 @@ def _manifest_of(folder: Path, contents: Contents) -> Manifest:
         model_id=f"{contents.spec.name}-{identity}",
         created_ms=created_ms,
         folder=f"files-{identity}-{created_ms}",
-        spec={k: v for k, v in contents.spec.to_plain().items() if k != "folder"},
+        spec=plain_spec(contents.spec),
         model=contents.model.config.to_plain(),
         log_position=contents.log_position,
         log_url=contents.log_url,
@@ -146,24 +161,26 @@ def _manifest_of(folder: Path, contents: Contents) -> Manifest:
 
 
 def _publish(root: Path, working: Path, manifest: Manifest) -> None:
-    """fsync everything, move the folder to its name, then replace the manifest: the one commit point."""
-    for path in working.rglob("*"):
-        _sync(path)
-    _sync(working)
-    working.rename(root / manifest.folder)
-    fresh = root / f".{MANIFEST_NAME}.new"
-    fresh.write_bytes(msgspec.json.format(msgspec.json.encode(manifest), indent=1))
-    _sync(fresh)
-    fresh.rename(root / MANIFEST_NAME)
-    _sync(root)
+    """Make everything durable, move the folder to its name, then replace the manifest: the one commit point.
 
-
-def _sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
+    What fails before that point leaves nothing behind; what fails after it leaves the new artifact in place.
+    """
+    sync_tree(working)
+    folder, fresh = root / manifest.folder, root / f".{MANIFEST_NAME}.new"
+    published = False
     try:
-        os.fsync(handle)
+        working.rename(folder)
+        sync(root)  # the folder's name is on disk before a manifest that refers to it
+        fresh.write_bytes(msgspec.json.format(msgspec.json.encode(manifest), indent=1))
+        sync(fresh)
+        fresh.rename(root / MANIFEST_NAME)
+        published = True
+        sync(root)
+        sync(root.parent)
     finally:
-        os.close(handle)
+        if not published:
+            fresh.unlink(missing_ok=True)
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def _remove_others(root: Path, keep: str) -> None:

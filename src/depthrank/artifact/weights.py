@@ -1,12 +1,10 @@
 """Weights on disk: dense ones in one safetensors file, embedding tables as mapped row files (``.npy``, C order).
 
-No pickle anywhere: ``numpy.load`` runs with ``allow_pickle=False``. Tables are mapped copy-on-write, so that loading
-costs no copy and nothing can write back.
+No pickle anywhere. Tables are mapped copy-on-write, so that loading costs no copy and nothing can write back.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +13,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from depthrank.artifact.fit import HOSTILE
+from depthrank.artifact.storage import write_array
 from depthrank.errors import ArtifactError
 from depthrank.model import ElasticRanker, ModelConfig
 
@@ -29,18 +29,19 @@ def save_weights(model: ElasticRanker, folder: Path) -> None:
     for name, tensor in model.state_dict().items():
         value = tensor.detach().cpu().contiguous()
         if name.endswith(TABLE_SUFFIX):
-            np.save(_table_path(folder, name), value.numpy(), allow_pickle=False)
+            write_array(_table_path(folder, name), value.numpy())
         else:
             dense[name] = value
     save_file(dense, folder / DENSE_NAME)
 
 
 def load_weights(config: ModelConfig, folder: Path) -> ElasticRanker:
-    """A ranker in eval mode with the weights below ``folder``; raises ArtifactError where they do not fit."""
+    """A ranker in eval mode with the weights below ``folder``; raises ArtifactError where they do not fit.
+
+    Names, shapes and types are compared before anything of the config's size is allocated.
+    """
     with torch.device("meta"):
-        skeleton = ElasticRanker(config)
-    wanted = {name: tuple(t.shape) for name, t in skeleton.state_dict().items()}
-    model = ElasticRanker(config)  # holds the buffers that are derived, not stored
+        wanted = {name: tuple(t.shape) for name, t in ElasticRanker(config).state_dict().items()}
     try:
         state = load_file(folder / DENSE_NAME)
     except (SafetensorError, OSError) as error:
@@ -49,20 +50,22 @@ def load_weights(config: ModelConfig, folder: Path) -> ElasticRanker:
         if name.endswith(TABLE_SUFFIX):
             state[name] = _map_table(_table_path(folder, name))
     _check_fit(folder, wanted, state)
+    model = ElasticRanker(config)  # holds the buffers that are derived, not stored
     model.load_state_dict(state, strict=True, assign=True)
     return model.requires_grad_(False).eval()
 
 
 def _check_fit(folder: Path, wanted: dict[str, tuple[int, ...]], state: dict[str, Tensor]) -> None:
-    found = {name: tuple(t.shape) for name, t in state.items()}
-    if found != wanted:
-        wrong = _first(sorted(set(wanted.items()) ^ set(found.items())))
-        raise ArtifactError(f"{folder}: weights do not fit the model of the manifest, first at {wrong}")
-
-
-def _first(items: Iterable[tuple[str, tuple[int, ...]]]) -> str:
-    name, shape = next(iter(items))
-    return f"{name} {list(shape)}"
+    for name in sorted(wanted.keys() | state.keys()):
+        if name not in state or name not in wanted:
+            problem = "is missing" if name not in state else "is not part of the model"
+            raise ArtifactError(f"{folder}: weight {name} {problem}")
+        found, shape = state[name], wanted[name]
+        if tuple(found.shape) != shape or found.dtype != torch.float32:
+            given = f"{found.dtype} {list(found.shape)}"
+            raise ArtifactError(
+                f"{folder}: weight {name} is {given}, the model of the manifest has float32 {list(shape)}"
+            )
 
 
 def _table_path(folder: Path, name: str) -> Path:
@@ -71,9 +74,9 @@ def _table_path(folder: Path, name: str) -> Path:
 
 def _map_table(path: Path) -> Tensor:
     try:
-        rows = np.load(path, mmap_mode="c", allow_pickle=False)
-    except (OSError, ValueError) as error:
+        rows = np.lib.format.open_memmap(path, mode="c")  # no object arrays, no archives, unlike numpy.load
+    except (*HOSTILE, MemoryError) as error:
         raise ArtifactError(f"{path} cannot be mapped: {error}") from None
-    if rows.dtype != np.float32:
-        raise ArtifactError(f"{path} holds {rows.dtype} rows, expected float32")
+    if rows.dtype != np.float32 or not rows.flags.c_contiguous:
+        raise ArtifactError(f"{path} holds {rows.dtype} rows, expected float32 in C order")
     return torch.from_numpy(rows)

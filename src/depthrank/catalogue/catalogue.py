@@ -127,15 +127,19 @@ class Catalogue:
         state = self._state
         return np.flatnonzero(state.row_generation > generation).astype(np.int64)
 
-    def upsert(self, columns: Mapping[str, Sequence[object]]) -> UpsertResult:
+    def upsert(
+        self, columns: Mapping[str, Sequence[object]], record: Callable[[], object] = lambda: None
+    ) -> UpsertResult:
         """Insert or change the rows of the ids in ``columns["item"]`` (the entity's or the id column's name).
 
         Columns that are not given keep their values (missing for new rows); null sets a value missing; of an id given
-        twice the last row wins as a whole. Raises RequestError listing every unknown column, wrong length and wrong
-        value; then nothing has changed.
+        twice the last row wins as a whole. ``record`` is called once everything is checked and before anything changes,
+        one upsert at a time, so what it writes is in the order of the changes. Raises RequestError listing every
+        unknown column, wrong length and wrong value, and what ``record`` raises; then nothing has changed.
         """
         with self._write_lock:
             ids, parsed = self._parsed(columns)
+            record()
             known = self._row_of.get
             new = {text: self.size + i for i, text in enumerate(t for t in ids if t not in self._row_of)}
             rows = np.array([known(text) or new[text] for text in ids], np.int64)

@@ -31,18 +31,22 @@ class CandidateRows:
     def id_of(self, candidate: int) -> str:
         """The candidate's id as it was given (as text), or the catalogue's where all were asked for."""
         if self.ids is not None:
-            return str(self.ids[candidate])
+            return self.ids[candidate]
         return self.items.ids_of(self.rows[candidate : candidate + 1])[0]
 
 
 def resolve_candidates(request: Request, items: Catalogue, size: int) -> CandidateRows:
-    """Rows of a checked request's candidates; "all" is every catalogue row below ``size`` but the unknown item."""
+    """Rows of a checked request's candidates; "all" is every catalogue row below ``size`` but the unknown item.
+
+    ``size``: rows whose item side is encoded. An item that came into the catalogue since then is unknown as yet.
+    """
     given = request.candidates
     if isinstance(given, str):
         return CandidateRows(np.arange(1, size, dtype=np.int64), {}, None, items)
+    listed, columns = given, {}
     if isinstance(given, dict):
-        ids = [str(i) for i in given["item"]]
+        listed = given["item"]
         columns = {name: values for name, values in given.items() if name != "item"}
-        return CandidateRows(items.row_of(ids), columns, ids, items)
-    ids = [str(i) for i in given]
-    return CandidateRows(items.row_of(ids), {}, ids, items)
+    ids = [str(i) for i in listed]
+    rows = items.row_of(ids)
+    return CandidateRows(np.where(rows < size, rows, 0), columns, ids, items)

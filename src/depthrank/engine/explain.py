@@ -1,7 +1,10 @@
 """The story of one request, in words and numbers, and what each shown item owes to the user's latest events.
 
 "Because" is counterfactual: the request is scored again with one event of the history left out at a time, and an event
-counts for an item by how much the item's value falls without it. Nothing is guessed from similarity.
+counts for an item by how much the item's value falls without it. Nothing is guessed from similarity. The scoring again
+costs several full-depth passes over the shown items, so only the first of them are explained this way.
+
+Legend: N candidates, C copies of the request, K tasks.
 """
 
 from __future__ import annotations
@@ -10,11 +13,82 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
+import torch
 
-from depthrank.features import EncodedHistory
+from depthrank.engine.job import Job
+from depthrank.engine.run_plan import Scores
+from depthrank.features import Encoded, EncodedHistory
+from depthrank.model import CandidateInputs
 
 NEWEST_EVENTS = 8
 REASONS_PER_ITEM = 2
+EXPLAINED_ITEMS = 100
+
+
+def explain(job: Job, scores: Scores, best: list[int]) -> dict[str, Any]:
+    """What happened to the request, and for each item of ``best`` its rank by the router alone and its reasons."""
+    facts = {
+        "user": str(job.request.user),
+        "user_known": bool(job.user_row[0] > 0),
+        "history_length": int(job.history.length[0]),
+        "num_candidates": len(job.candidates),
+        "scored": scores.scored,
+        "reasons": scores.reasons,
+        "timings_ms": dict(job.timings.ms),
+    }
+    with job.timings.stage("explain"):
+        because = _because(job, scores, best[:EXPLAINED_ITEMS])
+        because += [[] for _ in best[EXPLAINED_ITEMS:]]
+        router_rank = _router_ranks(job, best)
+    shown = [
+        {"item": job.candidates.id_of(i), "rank": place, "router_rank": at, "because": why}
+        for place, (i, at, why) in enumerate(zip(best, router_rank, because, strict=True), start=1)
+    ]
+    return {**facts, "story": story(facts), "items": shown}
+
+
+def _router_ranks(job: Job, best: list[int]) -> list[int | None]:
+    """Where level 0 alone would have put these candidates, from 1; None where there was no time for it."""
+    if job.seen is None:
+        return [None] * len(best)
+    model, n = job.generation.artifact.model, len(job.candidates)
+    probability_NK = model.probabilities(0, model.route(job.seen, job.items, job.inputs)).numpy()
+    value_N = job.valuation.of(probability_NK, np.arange(n))
+    ahead = np.searchsorted(np.sort(-value_N), -value_N[best], side="left")
+    return [1 + int(k) for k in ahead]
+
+
+def _because(job: Job, scores: Scores, best: list[int]) -> list[list[dict[str, Any]]]:
+    """Counterfactual reasons of these items, at the deepest level that scored one of them."""
+    length = int(job.history.length[0])
+    if not length or not best or job.seen is None:
+        return [[] for _ in best]
+    histories, dropped = leave_one_out(job.history, NEWEST_EVENTS)
+    copies = len(dropped) + 1
+    request = Encoded(np.repeat(job.encoded_request.ids, copies, 0), np.repeat(job.encoded_request.floats, copies, 0))
+    shown = job.inputs.select(torch.tensor(best))
+    many = CandidateInputs(
+        shown.rows_N.repeat(copies),
+        shown.ids_NI.repeat(copies, 1),
+        shown.floats_NF.repeat(copies, 1),
+        torch.arange(copies).repeat_interleave(len(best)),
+    )
+    model = job.generation.artifact.model
+    logits = model.levels_from(job.begin(request, histories), job.items, many)
+    deepest = max(0, int(scores.level_N[best].max()))
+    probability_NK = model.probabilities(deepest, logits[deepest]).numpy()
+    value_CN = job.valuation.of(probability_NK, np.tile(np.array(best, dtype=np.int64), copies))
+    return reasons_of(value_CN.reshape(copies, len(best)), dropped, _tokens(job, length))
+
+
+def _tokens(job: Job, length: int) -> list[dict[str, Any]]:
+    """The history's tokens as a person reads them."""
+    ids = job.generation.items.ids_of(job.history.rows[0, :length])
+    actions = job.generation.artifact.spec.history_actions
+    return [
+        {"item": item, "actions": [action for k, action in enumerate(actions) if mask >> k & 1]}
+        for item, mask in zip(ids, job.history.actions[0, :length].tolist(), strict=True)
+    ]
 
 
 def leave_one_out(history: EncodedHistory, newest: int) -> tuple[EncodedHistory, list[int]]:
@@ -58,7 +132,7 @@ def story(facts: dict[str, Any]) -> list[str]:
     """The request's way in sentences."""
     lines = [
         _about_user(facts),
-        f"{facts['num_candidates']} candidates were asked for; level 0 (the router) scored all.",
+        f"{facts['num_candidates']} candidates were asked for; level 0 (the router) scored {_router_scored(facts)}.",
     ]
     for level, scored in enumerate(facts["scored"][1:], start=1):
         lines.append(
@@ -75,3 +149,8 @@ def _about_user(facts: dict[str, Any]) -> str:
     if not facts["history_length"]:
         return f"User {facts['user']!r} ({known}) has no history: ranked by what is known of the request and the items."
     return f"User {facts['user']!r} ({known}) has a history of {facts['history_length']} events as of the request."
+
+
+def _router_scored(facts: dict[str, Any]) -> str:
+    scored = facts["scored"][0]
+    return "all" if scored == facts["num_candidates"] else f"{scored} of them"

@@ -4,49 +4,50 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
+from numpy.typing import NDArray
 
 from depthrank.artifact import Artifact
-from depthrank.catalogue import Catalogue, UpsertResult
+from depthrank.catalogue import UpsertResult
 from depthrank.engine.item_store import ItemStore
+from depthrank.engine.upserts import pack_upsert, replay_upserts
 from depthrank.engine.valuation import value_weights
-from depthrank.events import EventLog
-from depthrank.features import Counters, HistoryCodes
+from depthrank.events import EventLog, HistoryBatch
+from depthrank.features import Counters, EncodedHistory, HistoryCodes
+from depthrank.model import level_flops
+from depthrank.routing import LevelCost
 
 
-@dataclass
 class Generation:
-    """What stays the same for all levels of a request."""
+    """What stays the same for all requests to a model version, but for upserts, which it applies."""
 
-    artifact: Artifact
-    items: Catalogue
-    users: Catalogue | None
-    store: ItemStore
-    codes: HistoryCodes
-    counters: Counters
-    weight_K: np.ndarray
-    _upsert_lock: threading.Lock
+    def __init__(self, artifact: Artifact, log: EventLog) -> None:
+        """Encode the catalogue, as the log's upserts leave it, and rebuild the counters from the log."""
+        self.artifact, self.items, self.users = artifact, artifact.items, artifact.users
+        self._log, self._upsert_lock = log, threading.Lock()
+        self.replayed = replay_upserts(self.items, log)
+        self.store = ItemStore(artifact.model, artifact.encoder, self.items)
+        self.codes = HistoryCodes(log, self.items, artifact.spec.history_actions)
+        self.counters = Counters.rebuild(artifact.spec, log, self.items, self.users)
+        self.weight_K: NDArray[np.float32] = value_weights(artifact.spec)
 
-    @classmethod
-    def load(cls, artifact: Artifact, log: EventLog) -> Generation:
-        """Encode the catalogue and rebuild the counters from the log."""
-        items = artifact.items
-        return cls(
-            artifact=artifact,
-            items=items,
-            users=artifact.users,
-            store=ItemStore(artifact.model, artifact.encoder, items),
-            codes=HistoryCodes(log, items, artifact.spec.history_actions),
-            counters=Counters.rebuild(artifact.spec, log, items, artifact.users),
-            weight_K=value_weights(artifact.spec),
-            _upsert_lock=threading.Lock(),
-        )
+    @cached_property
+    def costs(self) -> tuple[LevelCost, ...]:
+        """FLOPs of each level; counted when a budget first asks for them."""
+        return tuple(LevelCost(f.request, f.candidate) for f in level_flops(self.artifact.model.config))
+
+    def encode_history(self, events: HistoryBatch, time_ms: int) -> EncodedHistory:
+        """One user's events as tokens as of a time. Raises LogError where ids are asked of a log that cannot answer."""
+        return self.artifact.encoder.encode_history(events, self.codes, np.array([time_ms], dtype=np.int64))
 
     def upsert_items(self, columns: Mapping[str, Sequence[object]]) -> UpsertResult:
-        """Change or add catalogue rows and publish their encoded values; raises RequestError."""
+        """Change or add catalogue rows, durably, and publish their encoded values.
+
+        Raises RequestError, StorageFullError, LogError; then nothing has changed.
+        """
         with self._upsert_lock:
-            result = self.items.upsert(columns)
+            result = self.items.upsert(columns, record=lambda: self._log.append_upsert(pack_upsert(columns)))
             self.store.refresh(np.unique(result.rows))
             return result

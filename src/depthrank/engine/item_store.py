@@ -1,7 +1,7 @@
 """Item-side values of the whole catalogue, kept ready: encoded once per model generation, changed rows on upsert.
 
 Rows are gathered under the same lock that an upsert writes under, so a request sees each item before or after an
-upsert, never in between.
+upsert, never in between. A row that is in the catalogue but not encoded yet is the unknown item, row 0.
 
 Legend: V catalogue rows, N rows asked for, T item tokens, D width, K tasks.
 """
@@ -13,6 +13,7 @@ import threading
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from depthrank.catalogue import Catalogue
 from depthrank.features import FeatureEncoder
@@ -38,28 +39,29 @@ class ItemStore:
         return self._size
 
     def gather(self, rows_N: NDArray[np.int64]) -> ItemSide:
-        """A private copy of the rows asked for."""
-        index = torch.from_numpy(rows_N)
+        """A private copy of the rows asked for; rows that are not encoded yet read as row 0."""
         with self._lock:
+            index = torch.from_numpy(np.where(rows_N < self._size, rows_N, 0))
             return self._side.rows(index)
 
     def refresh(self, rows: NDArray[np.int64]) -> None:
-        """Encode changed and new rows again and publish them together."""
+        """Encode changed and new rows again and publish them together; every row below the largest is ready then."""
+        if not rows.size:
+            return
         fresh = self._encode(rows)
-        index = torch.from_numpy(rows)
+        index, size = torch.from_numpy(rows), int(rows.max()) + 1
         with self._lock:
-            self._grow(int(rows.max()) + 1 if rows.size else 0)
-            for name in ("tokens_UTD", "vector_UD", "bias_UK"):
-                getattr(self._side, name)[index] = getattr(fresh, name)
-            self._size = max(self._size, self._items.size)
+            self._grow(size)
+            for own, new in zip(_parts(self._side), _parts(fresh), strict=True):
+                own[index] = new
+            self._size = max(self._size, size)
 
     def _grow(self, size: int) -> None:
         if size <= self._side.vector_UD.shape[0]:
             return
         capacity = int(size * SLACK)
         grown = []
-        for name in ("tokens_UTD", "vector_UD", "bias_UK"):
-            old = getattr(self._side, name)
+        for old in _parts(self._side):
             new = old.new_zeros(capacity, *old.shape[1:])
             new[: old.shape[0]] = old
             grown.append(new)
@@ -77,3 +79,7 @@ class ItemStore:
             torch.cat([p.vector_UD for p in parts]),
             torch.cat([p.bias_UK for p in parts]),
         )
+
+
+def _parts(side: ItemSide) -> tuple[Tensor, ...]:
+    return side.tokens_UTD, side.vector_UD, side.bias_UK

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 
 def top_candidates(
-    level_N: NDArray[np.int8], value_N: NDArray[np.float32], top: int, item_id: Callable[[int], str]
+    level_N: NDArray[np.int8], value_N: NDArray[np.float64], top: int, item_id: Callable[[int], str]
 ) -> list[int]:
     """Indices of the first ``top`` candidates; ids are only looked up where levels and values tie at the edge."""
     n = level_N.shape[0]
@@ -29,5 +29,5 @@ def top_candidates(
     return sorted(chosen, key=key)[:top]
 
 
-def _ties(level_N: NDArray[np.int8], value_N: NDArray[np.float32], a: int, b: int) -> bool:
+def _ties(level_N: NDArray[np.int8], value_N: NDArray[np.float64], a: int, b: int) -> bool:
     return bool(level_N[a] == level_N[b] and value_N[a] == value_N[b])

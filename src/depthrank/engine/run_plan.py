@@ -1,7 +1,8 @@
-"""Runs a plan for one request: level by level, chunk by chunk, stopping at the deadline.
+"""Runs a plan for one request: level by level, chunk by chunk; no chunk starts after the deadline.
 
 Every level leaves a complete order: a candidate that a deeper level did not reach keeps the scores of the level that
-scored it last. The best survivors go first, so what a deadline cuts off is the least promising.
+scored it last, and one that no level scored keeps its place in the input, behind all others. The best survivors go
+first, so what a deadline cuts off is the least promising.
 
 Legend: N candidates, K tasks.
 """
@@ -16,35 +17,37 @@ import torch
 from numpy.typing import NDArray
 
 from depthrank.engine.timings import Timings
+from depthrank.engine.valuation import Valuation
 from depthrank.model import CandidateInputs, CandidateLayout, CandidateState, ElasticRanker, ItemSide, RequestState
 from depthrank.routing import Plan, keep_best
 
 CHUNK_CANDIDATES = 4_096
 CHUNK_WITH_DEADLINE = 512
+ROUTER_CHUNK_WITH_DEADLINE = 8_192
+UNSCORED = -1
 
 
 @dataclass
 class Scores:
-    """The order so far: probabilities [N, K], value [N], and the level that scored each candidate last [N]."""
+    """The order so far: probabilities [N, K], value [N], and the level that scored each candidate last [N] (-1: none).
+
+    ``scored``: how many candidates each level scored; ``reasons``: why this is less than was asked for.
+    """
 
     probability_NK: NDArray[np.float32]
-    value_N: NDArray[np.float32]
+    value_N: NDArray[np.float64]
     level_N: NDArray[np.int8]
     scored: list[int] = field(default_factory=list)
     reasons: list[str] = field(default_factory=list)
 
-
-@dataclass(frozen=True)
-class Valuation:
-    """Value from probabilities: task weights [K], times a factor per candidate [N]."""
-
-    weight_K: NDArray[np.float32]
-    factor_N: NDArray[np.float32]
-
-    def of(self, probability_NK: NDArray[np.float32], index: NDArray[np.int64] | slice) -> NDArray[np.float32]:
-        """Values of the candidates of ``index``."""
-        value_N: NDArray[np.float32] = (probability_NK @ self.weight_K) * self.factor_N[index]
-        return value_N
+    @classmethod
+    def unscored(cls, num_candidates: int, num_tasks: int) -> Scores:
+        """Nothing scored yet: input order."""
+        return cls(
+            np.zeros((num_candidates, num_tasks), np.float32),
+            np.zeros(num_candidates, np.float64),
+            np.full(num_candidates, UNSCORED, np.int8),
+        )
 
 
 @dataclass
@@ -60,16 +63,13 @@ class PlanRun:
     out_of_time: Callable[[], bool] = lambda: False
     has_deadline: bool = False
 
-    def run(self, plan: Plan) -> Scores:
-        """Score by ``plan``; level 0 always runs."""
+    def run(self, plan: Plan, scores: Scores) -> None:
+        """Score by ``plan`` into ``scores``."""
         with self.timings.stage("level0"):
-            logits_NK = self.model.route(self.seen, self.items, self.candidates)
-            probability_NK = self.model.probabilities(0, logits_NK).numpy()
-            n = probability_NK.shape[0]
-            value_N = self.valuation.of(probability_NK, slice(None))
-            scores = Scores(probability_NK, value_N, np.zeros(n, np.int8), [n], list(plan.reasons))
-            _mark_not_finite(scores, np.arange(n), logits_NK, 0)
-        survivors = np.arange(n, dtype=np.int64)
+            logits_NK = self._route(scores)
+        survivors = np.arange(logits_NK.shape[0], dtype=np.int64)
+        if not self._finished(0, scores, plan.widths[0], survivors.size):
+            return
         state: CandidateState | None = None
         for level, width in enumerate(plan.widths[1:], start=1):
             if width == 0:
@@ -80,11 +80,31 @@ class PlanRun:
                 index = torch.from_numpy(kept)
                 state = None if state is None else state.select(index)
                 done, logits_NK, state = self._level(level, scores, survivors, logits_NK[index], state)
-            scores.scored.append(done)
-            if done < survivors.size:
-                scores.reasons.append(f"deadline: level {level} scored {done} of {survivors.size} candidates")
+            if not self._finished(level, scores, survivors.size, done):
                 break
-        return scores
+
+    def _finished(self, level: int, scores: Scores, asked: int, done: int) -> bool:
+        """Account for a level; False where the deadline cut it off."""
+        scores.scored.append(done)
+        if done < asked:
+            rest = "the others are in input order" if level == 0 else "the others keep the level before"
+            scores.reasons.append(f"deadline: level {level} scored {done} of {asked} candidates, {rest}")
+        return done == asked
+
+    def _route(self, scores: Scores) -> torch.Tensor:
+        """Level 0 over all candidates in input order: the logits [N', K] of those done in time."""
+        n, done, bad = scores.value_N.size, 0, 0
+        chunk = min(n, ROUTER_CHUNK_WITH_DEADLINE) if self.has_deadline else n
+        logits: list[torch.Tensor] = []
+        while done < n and not self.out_of_time():
+            rows = np.arange(done, min(done + chunk, n))
+            part = self.candidates if rows.size == n else self.candidates.select(torch.from_numpy(rows))
+            logits.append(self.model.route(self.seen, self.items, part))
+            bad += self._publish(0, scores, rows, logits[-1])
+            done += rows.size
+        if bad:
+            scores.reasons.append(f"level 0 gave no number for {bad} candidates: they are in input order")
+        return torch.cat(logits) if logits else torch.zeros(0, scores.probability_NK.shape[1])
 
     def _level(
         self,
@@ -96,7 +116,7 @@ class PlanRun:
     ) -> tuple[int, torch.Tensor, CandidateState | None]:
         """One level over its survivors in chunks: how many were done, their logits and states."""
         chunk = CHUNK_WITH_DEADLINE if self.has_deadline else CHUNK_CANDIDATES
-        logits, states, done = [], [], 0
+        logits, states, done, bad = [], [], 0, 0
         while done < survivors.size and not self.out_of_time():
             rows = survivors[done : done + chunk]
             part = self.candidates.select(torch.from_numpy(rows))
@@ -106,32 +126,24 @@ class PlanRun:
             refined, after = self.model.refine(
                 level, self.seen, begun, request_N, logits_NK[here], CandidateLayout(request_N, 1)
             )
-            self._publish(level, scores, rows, refined)
+            bad += self._publish(level, scores, rows, refined)
             logits.append(refined)
             states.append(after)
             done = here.stop
+        if bad:
+            scores.reasons.append(f"level {level} gave no number for {bad} candidates: they keep the level before")
         if not logits:
             return 0, logits_NK[:0], None
         joined = CandidateState(torch.cat([s.tokens_NTD for s in states]), torch.cat([s.x_ND for s in states]))
         return done, torch.cat(logits), joined
 
-    def _publish(self, level: int, scores: Scores, rows: NDArray[np.int64], logits_NK: torch.Tensor) -> None:
-        """A chunk's scores replace the shallower ones; a candidate with a score that is no number keeps them."""
+    def _publish(self, level: int, scores: Scores, rows: NDArray[np.int64], logits_NK: torch.Tensor) -> int:
+        """A chunk's scores replace the shallower ones, but for those that are no number; returns how many are not."""
         probability_NK = self.model.probabilities(level, logits_NK).numpy()
         good_N = np.isfinite(probability_NK).all(axis=1)
         if not good_N.all():
-            scores.reasons.append(f"level {level} gave no number for {int((~good_N).sum())} candidates")
             rows, probability_NK = rows[good_N], probability_NK[good_N]
         scores.probability_NK[rows] = probability_NK
         scores.value_N[rows] = self.valuation.of(probability_NK, rows)
         scores.level_N[rows] = level
-
-
-def _mark_not_finite(scores: Scores, rows: NDArray[np.int64], logits_NK: torch.Tensor, level: int) -> None:
-    """Candidates that even level 0 cannot score are ranked last, by input order, and marked as such (level -1)."""
-    bad_N = ~np.isfinite(scores.probability_NK).all(axis=1)
-    if bad_N.any():
-        scores.reasons.append(f"level {level} gave no number for {int(bad_N.sum())} candidates: in input order")
-        scores.probability_NK[bad_N] = 0.0
-        scores.value_N[bad_N] = 0.0
-        scores.level_N[bad_N] = -1
+        return int((~good_N).sum())

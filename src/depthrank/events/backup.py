@@ -1,8 +1,9 @@
 """Backup and restore: one portable form for every backend, with a checksum a file.
 
 A backup is a folder: ``manifest.json`` (what there is, and the BLAKE3 of each file), ``items.msgpack`` and
-``actions.msgpack`` (ids by code) and ``events-NNNNNN.msgpack`` (columns of up to 65,536 events, in log order). Log
-positions, codes, event ids and arrival times survive; the folder appears under its name only when it is complete.
+``actions.msgpack`` (ids by code), ``events-NNNNNN.msgpack`` (columns of up to 65,536 events, in log order) and
+``upserts-NNNNNN.msgpack`` (payloads of about 16 MiB, in order). Log positions, codes, event ids, arrival times and
+upsert numbers survive; the folder appears under its name only when it is complete.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from depthrank.events.batch import EventBatch
 FORMAT = "depthrank-events-backup"
 VERSION = 1
 EVENTS_A_FILE = 65_536
+UPSERT_BYTES_A_FILE = 16 << 20
 
 
 class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -62,9 +64,19 @@ class Contents(msgspec.Struct, frozen=True):
             if name.startswith("events-"):
                 yield _unpacked(_read_checked(self.folder, name, self.manifest.files[name]))
 
+    def upserts(self) -> Iterator[bytes]:
+        for name, digest in self.manifest.files.items():
+            if name.startswith("upserts-"):
+                yield from msgspec.msgpack.decode(_read_checked(self.folder, name, digest), type=list[bytes])
+
 
 def write_backup(
-    target: Path, items: list[str], actions: list[str], next_position: int, batches: Iterator[EventBatch]
+    target: Path,
+    items: list[str],
+    actions: list[str],
+    next_position: int,
+    batches: Iterator[EventBatch],
+    upserts: Iterator[tuple[int, bytes]],
 ) -> int:
     """Write a backup folder; returns the number of events. Raises ``LogError`` where the folder exists."""
     if target.exists():
@@ -82,6 +94,9 @@ def write_backup(
             name = f"events-{number:06d}.msgpack"
             files[name] = _write_synced(unfinished / name, _packed(batch))
             events += len(batch)
+        for number, payloads in enumerate(_pieces(upserts)):
+            name = f"upserts-{number:06d}.msgpack"
+            files[name] = _write_synced(unfinished / name, msgspec.msgpack.encode(payloads))
         manifest = Manifest(FORMAT, VERSION, events, next_position, files)
         _write_synced(unfinished / "manifest.json", msgspec.json.format(msgspec.json.encode(manifest)))
         unfinished.rename(target)
@@ -133,6 +148,20 @@ def _read_checked(folder: Path, name: str, digest: str) -> bytes:
     if blake3(content).hexdigest() != digest:
         raise LogError(f"{folder / name} is damaged: its checksum is not the one in manifest.json; use another backup")
     return content
+
+
+def _pieces(upserts: Iterator[tuple[int, bytes]]) -> Iterator[list[bytes]]:
+    """Payloads in lists of about ``UPSERT_BYTES_A_FILE``; their numbers are their places."""
+    piece: list[bytes] = []
+    size = 0
+    for _, payload in upserts:
+        piece.append(payload)
+        size += len(payload)
+        if size >= UPSERT_BYTES_A_FILE:
+            yield piece
+            piece, size = [], 0
+    if piece:
+        yield piece
 
 
 def _write_synced(path: Path, content: bytes) -> str:

@@ -13,6 +13,7 @@ from depthrank.events.batch import NO_POSITION, EventBatch, Int32, Int64
 
 MAX_ID_BYTES = 1 << 20  # of a user, item, action, event or request id, in UTF-8
 MAX_EXTRA_BYTES = 16 << 20
+MAX_UPSERT_BYTES = 64 << 20
 MAX_TIME_MS = 253_402_300_799_999  # 9999-12-31T23:59:59.999Z
 MAX_PROBLEMS = 20  # a batch of a million wrong rows is told by its first ones
 
@@ -61,6 +62,18 @@ def check_events(events: EventBatch) -> CheckedEvents:
     )
     _raise_if_any(problems)
     return checked
+
+
+def check_upsert(payload: object) -> None:
+    """Raise ``RequestError`` where an upsert cannot be stored."""
+    if not isinstance(payload, bytes):
+        problem = FieldProblem("$.payload", type(payload).__name__, "bytes")
+    elif len(payload) > MAX_UPSERT_BYTES:
+        found, expected = f"{len(payload):,} bytes", f"at most {MAX_UPSERT_BYTES:,}"
+        problem = FieldProblem("$.payload", found, expected, "send the upsert in parts")
+    else:
+        return
+    raise RequestError("the upsert cannot be stored:", [problem])
 
 
 def check_times(time_ms: Int64, now_ms: int, max_future_ms: int = 60_000) -> None:

@@ -127,6 +127,17 @@ class EventLog(ABC):
         """Append events of the past: ``appended_ms`` is ``time_ms`` unless given. Errors as ``append``."""
 
     @abstractmethod
+    def append_upsert(self, payload: bytes) -> int:
+        """Keep an opaque catalogue upsert; returns its number (0, 1, ...) when it is durable and readable.
+
+        Erasure and retention, which are about users' events, leave upserts alone. Errors as ``append``.
+        """
+
+    @abstractmethod
+    def upserts(self, after: int = -1) -> Iterator[tuple[int, bytes]]:
+        """(number, payload) of the upserts with a number above ``after``, in the order they were appended."""
+
+    @abstractmethod
     def history(self, user: str, as_of_ms: int, limit: int, actions: Sequence[str] | None = None) -> History:
         """The last ``limit`` events of the listed actions (None: all) visible as of a time; unknown user: empty."""
 
@@ -201,7 +212,8 @@ class EventLog(ABC):
             generation, until = self._generation_number(), self.position()
             items, actions = self.item_dictionary(), self.action_dictionary()
             with suppress(_EventsRemoved):
-                return write_backup(Path(target), items, actions, until + 1, self._one_generation(generation, until))
+                events = self._one_generation(generation, until)
+                return write_backup(Path(target), items, actions, until + 1, events, self.upserts())
         raise LogError(f"cannot back up {self.url}: {BACKUP_ATTEMPTS} erasures came in between; try again later")
 
     def _one_generation(self, generation: int, until: int) -> Iterator[EventBatch]:

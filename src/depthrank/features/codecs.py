@@ -35,7 +35,6 @@ class Table:
     suffix: str
     num_rows: int
     columns: int = 1
-    width: int | None = None
 
 
 class Codec(Protocol):
@@ -54,12 +53,11 @@ class CategoricalCodec:
     """One id column."""
 
     vocabulary: Vocabulary
-    width: int | None = None
     num_floats: int = 0
 
     @property
     def tables(self) -> tuple[Table, ...]:
-        return (Table("", self.vocabulary.num_rows, width=self.width),)
+        return (Table("", self.vocabulary.num_rows),)
 
     def write(self, source: Source, ids: IdsOut, floats: FloatsOut) -> None:
         ids[:, 0] = source.ids(self.vocabulary)
@@ -75,12 +73,11 @@ class SeveralIdsCodec:
     split: Splitter
     num_rows: int
     max_values: int
-    width: int | None = None
     num_floats: int = 0
 
     @property
     def tables(self) -> tuple[Table, ...]:
-        return (Table("", self.num_rows, self.max_values, self.width),)
+        return (Table("", self.num_rows, self.max_values),)
 
     def write(self, source: Source, ids: IdsOut, floats: FloatsOut) -> None:
         ids[:] = source.id_lists(self.split, self.max_values)
@@ -96,21 +93,21 @@ def elements_of(separator: str | None) -> Callable[[str], list[str]]:
     return lambda text: [part for part in (p.strip() for p in text.split(separator)) if part]
 
 
-def multi_hot_codec(vocabulary: Vocabulary, separator: str | None, max_values: int, width: int | None) -> Codec:
+def multi_hot_codec(vocabulary: Vocabulary, separator: str | None, max_values: int) -> Codec:
     elements = elements_of(separator)
     split = Splitter(
         lambda text: vocabulary.known_ids(elements(text)[:max_values]),
         lambda element: vocabulary.known_ids((element,))[0],
     )
-    return SeveralIdsCodec(split, vocabulary.num_rows, max_values, width)
+    return SeveralIdsCodec(split, vocabulary.num_rows, max_values)
 
 
-def text_codec(buckets: int, max_values: int, width: int | None) -> Codec:
+def text_codec(buckets: int, max_values: int) -> Codec:
     split = Splitter(
         lambda text: word_ids(text, buckets, max_values),
         lambda element: (word_ids(element, buckets, 1) or [UNKNOWN])[0],
     )
-    return SeveralIdsCodec(split, buckets + FIRST_KNOWN, max_values, width)
+    return SeveralIdsCodec(split, buckets + FIRST_KNOWN, max_values)
 
 
 @dataclass(frozen=True)

@@ -227,7 +227,7 @@ class FeatureEncoder:
             for table in codec.tables if codec else ():
                 start = ids[-1].stop if ids else 0
                 stop = start + table.columns
-                ids.append(IdSlot(part.name, part.name + table.suffix, table.num_rows, start, stop, table.width))
+                ids.append(IdSlot(part.name, part.name + table.suffix, table.num_rows, start, stop))
             width = codec.num_floats if codec else self._counters[part.name].windows.num_floats
             if width:
                 floats.append(FloatSlot(part.name, first_float, first_float + width))

@@ -111,13 +111,13 @@ def codec_of(part: Planned, learned: Learned | None) -> Codec:
     if isinstance(feature, (Categorical, MultiHot)):
         assert isinstance(learned, Vocabulary), part.name
         if isinstance(feature, Categorical):
-            return CategoricalCodec(learned, feature.width)
-        return multi_hot_codec(learned, feature.separator, feature.max_values, feature.width)
+            return CategoricalCodec(learned)
+        return multi_hot_codec(learned, feature.separator, feature.max_values)
     if isinstance(feature, Numeric):
         assert isinstance(learned, NumericScale), part.name
         return NumericCodec(learned, within_request=feature.within is not None)
     if isinstance(feature, Text):
-        return text_codec(feature.buckets, feature.max_values, feature.width)
+        return text_codec(feature.buckets, feature.max_values)
     if isinstance(feature, Vector):
         return VectorCodec(feature.size)
     if isinstance(feature, Position):

@@ -19,14 +19,13 @@ FIRST_KNOWN = 2
 @dataclass(frozen=True)
 class IdSlot:
     """Columns ``start:stop`` of the ids look up ``table`` (``num_rows`` rows); several columns are mean-pooled over
-    non-zero ids. ``width``: the embedding width the spec asks for."""
+    non-zero ids."""
 
     feature: str
     table: str
     num_rows: int
     start: int
     stop: int
-    width: int | None
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 
-def keep_best(value_N: NDArray[np.float32], width: int) -> NDArray[np.int64]:
+def keep_best(value_N: NDArray[np.float64], width: int) -> NDArray[np.int64]:
     """Indices of the ``width`` highest values, highest first; ties go to the earlier one. O(N + width log width)."""
     n = value_N.shape[0]
     width = min(width, n)

@@ -21,7 +21,6 @@ class Categorical(Section, frozen=True, kw_only=True, tag_field="kind", tag="cat
 
     source: Name
     min_count: Count = 1
-    width: Count | None = None
 
 
 class MultiHot(Section, frozen=True, kw_only=True, tag_field="kind", tag="multi_hot"):
@@ -31,7 +30,6 @@ class MultiHot(Section, frozen=True, kw_only=True, tag_field="kind", tag="multi_
     separator: Name | None = None
     max_values: Count = 8
     min_count: Count = 1
-    width: Count | None = None
 
 
 class Text(Section, frozen=True, kw_only=True, tag_field="kind", tag="text"):
@@ -40,7 +38,6 @@ class Text(Section, frozen=True, kw_only=True, tag_field="kind", tag="text"):
     source: Name
     buckets: Count = 8_192
     max_values: Count = 12
-    width: Count | None = None
 
 
 class Numeric(Section, frozen=True, kw_only=True, tag_field="kind", tag="numeric"):

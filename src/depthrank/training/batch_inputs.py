@@ -83,6 +83,7 @@ def to_step_inputs(batch: Batch, items: ItemColumns) -> StepInputs:
     labels = Labels(
         torch.from_numpy(batch.label[deep_N]),
         torch.from_numpy(log_importance(batch)[deep_N]),
+        torch.from_numpy(batch.is_sampled[deep_N]),
         candidates.request_of_candidate_N,
         CandidateLayout(candidates.request_of_candidate_N, len(deep_R)),
     )

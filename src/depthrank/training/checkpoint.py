@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from pathlib import Path
 
@@ -12,6 +11,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from depthrank.artifact.storage import saving_error, sync, sync_tree
 from depthrank.errors import ArtifactError
 from depthrank.training.loop import LoopState, TrainingLoop
 
@@ -20,27 +20,42 @@ STATE_NAME = "state.msgpack"  # not JSON: losses may be infinite
 
 
 def save_checkpoint(out: Path, loop: TrainingLoop, fingerprint: str) -> None:
-    """Write the loop's state beside the artifact; an older checkpoint is replaced only when the new one is whole."""
-    fresh, final = out / f"{FOLDER}.new", out / FOLDER
-    shutil.rmtree(fresh, ignore_errors=True)
-    fresh.mkdir(parents=True)
-    save_file({k: v.detach().clone() for k, v in loop.model.state_dict().items()}, fresh / "model.safetensors")
-    save_file(dict(loop.best_weights), fresh / "best.safetensors")
-    save_file(_optimizer_tensors(loop.optimizer), fresh / "optimizer.safetensors")
-    save_file({"rng": torch.get_rng_state()}, fresh / "rng.safetensors")
+    """Write the loop's state beside the artifact; at every moment the old checkpoint or the new one is there, whole.
+
+    Raises StorageFullError when the disk is full.
+    """
+    fresh, final, old = (out / f"{FOLDER}{suffix}" for suffix in (".new", "", ".old"))
+    try:
+        _write(fresh, loop, fingerprint)
+        if final.exists():
+            shutil.rmtree(old, ignore_errors=True)
+            final.rename(old)
+        fresh.rename(final)
+        sync(out)
+    except (OSError, SafetensorError) as error:
+        raise saving_error(error, final) from error
+    finally:
+        shutil.rmtree(fresh, ignore_errors=True)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _write(folder: Path, loop: TrainingLoop, fingerprint: str) -> None:
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    save_file({k: v.detach().clone() for k, v in loop.model.state_dict().items()}, folder / "model.safetensors")
+    save_file(dict(loop.best_weights), folder / "best.safetensors")
+    save_file(_optimizer_tensors(loop.optimizer), folder / "optimizer.safetensors")
+    save_file({"rng": torch.get_rng_state()}, folder / "rng.safetensors")
     state = {"fingerprint": fingerprint, "loop": msgspec.to_builtins(loop.state)}
-    (fresh / STATE_NAME).write_bytes(msgspec.msgpack.encode(state))
-    for path in fresh.iterdir():
-        handle = os.open(path, os.O_RDONLY)
-        os.fsync(handle)
-        os.close(handle)
-    shutil.rmtree(final, ignore_errors=True)
-    fresh.rename(final)
+    (folder / STATE_NAME).write_bytes(msgspec.msgpack.encode(state))
+    sync_tree(folder)
 
 
 def load_checkpoint(out: Path, loop: TrainingLoop, fingerprint: str) -> bool:
     """Continue from ``out``'s checkpoint; False where there is none, ArtifactError where it is of another run."""
     folder = out / FOLDER
+    if not folder.exists():
+        folder = out / f"{FOLDER}.old"  # the run ended between two renames
     if not (folder / STATE_NAME).is_file():
         return False
     try:
@@ -61,8 +76,8 @@ def load_checkpoint(out: Path, loop: TrainingLoop, fingerprint: str) -> bool:
 
 def remove_checkpoint(out: Path) -> None:
     """Drop the checkpoint of a finished run."""
-    shutil.rmtree(out / FOLDER, ignore_errors=True)
-    shutil.rmtree(out / f"{FOLDER}.new", ignore_errors=True)
+    for suffix in ("", ".new", ".old"):
+        shutil.rmtree(out / f"{FOLDER}{suffix}", ignore_errors=True)
 
 
 def _optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:

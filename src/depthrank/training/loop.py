@@ -17,9 +17,10 @@ import torch
 from torch import Tensor, nn
 
 from depthrank.data import Batch
-from depthrank.model import ElasticRanker
+from depthrank.errors import SpecError
+from depthrank.model import ElasticRanker, ItemSide, RequestState
 from depthrank.schema.settings import TrainingSettings
-from depthrank.training.batch_inputs import ItemColumns, StepInputs, to_step_inputs
+from depthrank.training.batch_inputs import ItemColumns, Positives, StepInputs, to_step_inputs
 from depthrank.training.losses import TaskLoss, catalogue_softmax_loss, distillation_loss, level_loss
 
 Batches = Callable[[int], Iterable[Batch]]
@@ -118,30 +119,36 @@ class TrainingLoop:
         on_epoch: Callable[[EpochResult], None] = lambda result: None,
     ) -> Scored:
         """Train until epochs, patience or ``deadline_s`` (monotonic) end it; leaves the best weights in place."""
+        best: Scored | None = None
         while self.state.epoch < self.settings.epochs and self.state.bad_epochs <= self.settings.patience:
             started = self.monotonic()
             loss, finished = self._epoch(train(self.state.epoch), deadline_s, on_step)
-            losses_L, _ = self.evaluate(validation(0))
+            losses_L, scored = self.evaluate(validation(0))
             result = EpochResult(self.state.epoch, loss, losses_L, self.monotonic() - started, finished)
-            self._remember(result)
+            if self._remember(result, has_validation=scored.weight_N.size > 0):
+                best = scored
             on_epoch(result)
             if not finished:
                 break
         if self.best_weights:
             self.model.load_state_dict(self.best_weights)
-        return self.evaluate(validation(0))[1]
+        return self.evaluate(validation(0))[1] if best is None else best  # None: resumed after the best epoch
 
-    def _remember(self, result: EpochResult) -> None:
-        """Keep the best weights; count epochs without progress. Without validation data the last epoch is the best."""
+    def _remember(self, result: EpochResult, *, has_validation: bool) -> bool:
+        """Keep the weights where they are the best so far; count epochs without progress.
+
+        Without validation data the last epoch is the best.
+        """
         state = self.state
         state.history.append(result)
         state.epoch += 1
         deepest = result.validation_loss_L[-1]
-        if math.isnan(deepest) or deepest < state.best_loss:
-            state.best_loss, state.bad_epochs = deepest, 0
-            self.best_weights = {k: v.detach().clone() for k, v in self.model.state_dict().items()}
-        else:
+        if has_validation and not deepest < state.best_loss:
             state.bad_epochs += 1
+            return False
+        state.best_loss, state.bad_epochs = deepest, 0
+        self.best_weights = {k: v.detach().clone() for k, v in self.model.state_dict().items()}
+        return True
 
     def _epoch(
         self, batches: Iterable[Batch], deadline_s: float | None, on_step: Callable[[int, float], None]
@@ -152,6 +159,11 @@ class TrainingLoop:
             if deadline_s is not None and self.monotonic() >= deadline_s:
                 return total / max(steps, 1), False
             loss = self._step(batch)
+            if not math.isfinite(loss):
+                raise SpecError(
+                    f"training diverged: the loss of step {self.state.step} of epoch {self.state.epoch + 1} is {loss}; "
+                    "lower training.learning_rate, or look for extreme values in the data"
+                )
             total, steps = total + loss, steps + 1
             on_step(self.state.step, loss)
         return total / max(steps, 1), True
@@ -204,29 +216,32 @@ class TrainingLoop:
         return torch.stack(losses).sum()
 
     def _forward(self, inputs: StepInputs) -> tuple[list[Tensor], Tensor | None]:
-        """Logits [N, K] by level, and the router's over the catalogue [R, V, K] where a softmax task can use them."""
+        """Logits [N, K] by level, and the router's softmax loss over the catalogue where the step encodes it all."""
         items = self.model.encode_items(inputs.item_ids_UI, inputs.item_floats_UF)
         seen = self.model.begin(inputs.request, items)
         everything = inputs.deep_R.shape[0] == seen.num_requests
         deep = seen if everything else seen.select(inputs.deep_R)
         logits_L = [level.float() for level in self.model.levels_from(deep, items, inputs.candidates)]
         if inputs.whole_catalogue and any(task.softmax for task in self.tasks):
-            return logits_L, self.model.router.over_catalogue(seen.user, items).float()
+            return logits_L, self._catalogue_loss(seen, items, inputs.positives)
         return logits_L, None
 
-    def _level_loss(self, level: int, logits_NK: Tensor, inputs: StepInputs, catalogue_RVK: Tensor | None) -> Tensor:
-        """A level's loss; the router's softmax runs over the whole catalogue where the step encodes it all."""
-        if level > 0 or catalogue_RVK is None:
-            return level_loss(logits_NK, inputs.labels, self.tasks)
-        binary_only = [replace(task, softmax=False) for task in self.tasks]
-        loss = level_loss(logits_NK, inputs.labels, binary_only)
-        positives = inputs.positives
+    def _catalogue_loss(self, seen: RequestState, items: ItemSide, positives: Positives) -> Tensor:
+        """The router's softmax over the whole catalogue: every request's positives, no sampling."""
+        loss = seen.view.tokens_RTD.new_zeros(())
         for k, task in enumerate(self.tasks):
             if task.softmax:
                 own_P = (positives.label_PK[:, k] == 1) & (positives.rows_P > 0)
-                rows, request = positives.rows_P[own_P], positives.request_P[own_P]
-                loss = loss + task.weight * catalogue_softmax_loss(catalogue_RVK[..., k], rows, request)
+                logits_PV = self.model.router.over_catalogue(seen.user, items, k, positives.request_P[own_P])
+                loss = loss + task.weight * catalogue_softmax_loss(logits_PV, positives.rows_P[own_P])
         return loss
+
+    def _level_loss(self, level: int, logits_NK: Tensor, inputs: StepInputs, catalogue: Tensor | None) -> Tensor:
+        """A level's loss; the router's softmax is the catalogue's where there is one."""
+        if level > 0 or catalogue is None:
+            return level_loss(logits_NK, inputs.labels, self.tasks)
+        binary_only = [replace(task, softmax=False) for task in self.tasks]
+        return level_loss(logits_NK, inputs.labels, binary_only) + catalogue
 
     @torch.no_grad()
     def evaluate(self, batches: Iterable[Batch]) -> tuple[list[float], Scored]:

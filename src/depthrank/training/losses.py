@@ -30,10 +30,11 @@ class TaskLoss:
 
 @dataclass
 class Labels:
-    """Labels [N, K] (NaN: none) and the log importance [N] of each candidate: 0 for shown ones, -log(n q) sampled."""
+    """Labels [N, K] (NaN: none) and the log importance [N] of each candidate: -log(n q) if sampled, 0 if shown."""
 
     label_NK: Tensor
     log_importance_N: Tensor
+    is_sampled_N: Tensor
     request_of_candidate_N: Tensor
     layout: CandidateLayout
 
@@ -43,18 +44,18 @@ def level_loss(logits_NK: Tensor, labels: Labels, tasks: Sequence[TaskLoss]) -> 
     total = logits_NK.new_zeros(())
     for k, task in enumerate(tasks):
         if task.binary:
-            total = total + task.weight * binary_loss(logits_NK[:, k], labels.label_NK[:, k], labels.log_importance_N)
+            total = total + task.weight * binary_loss(logits_NK[:, k], labels.label_NK[:, k], labels)
         if task.softmax:
             total = total + task.weight * softmax_loss(logits_NK[:, k], labels.label_NK[:, k], labels)
     return total
 
 
-def binary_loss(logits_N: Tensor, label_N: Tensor, log_importance_N: Tensor) -> Tensor:
-    """Mean log loss over labelled candidates, sampled negatives by importance; per labelled *shown* candidate."""
+def binary_loss(logits_N: Tensor, label_N: Tensor, labels: Labels) -> Tensor:
+    """Log loss of all labelled candidates, sampled negatives by importance, per labelled candidate that was shown."""
     known_N = ~label_N.isnan()
-    weight_N = log_importance_N.exp() * known_N
+    weight_N = labels.log_importance_N.exp() * known_N
     loss_N = F.binary_cross_entropy_with_logits(logits_N, label_N.nan_to_num(), reduction="none")
-    shown = (known_N & (log_importance_N == 0)).sum().clamp_min(1)
+    shown = (known_N & ~labels.is_sampled_N).sum().clamp_min(1)
     return (loss_N * weight_N).sum() / shown
 
 
@@ -75,12 +76,11 @@ def softmax_loss(logits_N: Tensor, label_N: Tensor, labels: Labels) -> Tensor:
     return F.softplus(rest - own).sum() / positive_N.sum().clamp_min(1)
 
 
-def catalogue_softmax_loss(logits_RV: Tensor, row_P: Tensor, request_P: Tensor) -> Tensor:
+def catalogue_softmax_loss(logits_PV: Tensor, row_P: Tensor) -> Tensor:
     """Mean over P positives of -log softmax over the whole catalogue (row 0, the unknown item, left out)."""
-    log_p_RV = F.log_softmax(logits_RV[:, 1:].float(), dim=1)
     if row_P.numel() == 0:
-        return logits_RV.sum() * 0.0
-    return -log_p_RV[request_P, row_P - 1].mean()
+        return logits_PV.sum() * 0.0
+    return F.cross_entropy(logits_PV[:, 1:].float(), row_P - 1)
 
 
 def distillation_loss(student_NK: Tensor, teacher_NK: Tensor, log_importance_N: Tensor) -> Tensor:

@@ -28,8 +28,9 @@ from depthrank.data import (
     load_dataset,
     load_examples,
 )
+from depthrank.engine.upserts import replay_upserts
 from depthrank.events import EventLog, open_log
-from depthrank.features import Counters, FeatureEncoder
+from depthrank.features import Counters, FeatureEncoder, FitSample
 from depthrank.metrics import auc, gauc, logloss, normalized_entropy
 from depthrank.model import ElasticRanker, derive_model_config
 from depthrank.schema import Spec
@@ -66,8 +67,9 @@ def train(
 
     ``log``: an event log or its URL; by default ``events`` beside ``out``. The files are imported into it (again is a
     no-op), and histories are read from it, so that serving from the same log sees the same features. Traffic that the
-    system served before is trained on too. ``minutes`` bounds the fit (the best weights so far are saved); ``resume``
-    continues a run that was interrupted. The same seed, data and machine give the same weights.
+    system served before is trained on too, and the log's catalogue upserts are applied to the items. ``minutes`` bounds
+    the fit (the best weights so far are saved); ``resume`` continues a run that was interrupted. The same seed, data
+    and machine give the same weights.
 
     Raises SpecError, DataError (every mistake of the files at once), ArtifactError, StorageFullError.
     """
@@ -98,6 +100,7 @@ class _Run:
         self.spec, self.log, self.out, self.seed, self.progress = spec, log, out, seed, progress
         with progress.phase("reading the data"):
             self.raw: RawDataset = load_dataset(spec)
+            replay_upserts(self.raw.items, log)
             self.files = load_examples(spec, self.raw)
         with progress.phase("importing events into the log"):
             import_log(spec, self.raw, log)
@@ -106,7 +109,7 @@ class _Run:
             self.items: Catalogue = self.raw.items
             self.users: Catalogue | None = self.raw.users
             self.traffic = self._served_traffic()
-            self.encoder = FeatureEncoder.fit(spec, self.items, self.users, fit_sample(self.files, self.raw))
+            self.encoder = FeatureEncoder.fit(spec, self.items, self.users, self._fit_sample())
             self.counters = Counters.rebuild(spec, log, self.items, self.users)
 
     def _served_traffic(self) -> Examples | None:
@@ -115,6 +118,11 @@ class _Run:
         if served is None:
             return None
         return replace(served, split=np.zeros_like(served.split))
+
+    def _fit_sample(self) -> FitSample:
+        """Training values of the files and of the served traffic: an item that came by upsert is in the vocabulary."""
+        files = fit_sample(self.files, self.raw)
+        return files if self.traffic is None else joined_samples(files, fit_sample(self.traffic))
 
     def train(self, started: float, minutes: float | None, resume: bool) -> TrainReport:
         torch.manual_seed(self.seed)
@@ -228,6 +236,17 @@ def _interleave(sources: list[Iterable[Batch]]) -> Iterator[Batch]:
     if len(sources) == 1:
         return iter(sources[0])
     return (batch for batch in chain.from_iterable(zip_longest(*sources)) if batch is not None)
+
+
+def joined_samples(a: FitSample, b: FitSample) -> FitSample:
+    """The values of both, which are of one spec."""
+    return FitSample(
+        contexts={name: [*values, *b.contexts[name]] for name, values in a.contexts.items()},
+        candidates={name: [*values, *b.candidates[name]] for name, values in a.candidates.items()},
+        item_rows=np.concatenate((a.item_rows, b.item_rows)),
+        user_rows=np.concatenate((a.user_rows, b.user_rows)),
+        users=[*a.users, *b.users],
+    )
 
 
 def calibrate(model: ElasticRanker, scored: Scored) -> None:

@@ -100,6 +100,8 @@ class _Copy:
             self._copy_user(encoded, head)
         removed, used_items, used_actions = self._copy_log()
         self._copy_event_ids(removed)
+        for key, payload in self.source.cursor(db=self.tables.upserts):
+            self._append("upserts", key, payload)
         self.new_meta.items = self._copy_dictionary("items", "item_ids", used_items)
         self.new_meta.actions = self._copy_dictionary("actions", "action_ids", used_actions)
         self.target.put(META_KEY, pack_meta(self.new_meta), db=self.target_tables["meta"])

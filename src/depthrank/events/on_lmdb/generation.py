@@ -19,7 +19,19 @@ import lmdb
 from depthrank.errors import LogError, StorageFullError
 from depthrank.events.on_lmdb.folder import SUPERSEDED
 
-TABLES = ("meta", "users", "user_ids", "items", "item_ids", "actions", "action_ids", "chunks", "log", "event_ids")
+TABLES = (
+    "meta",
+    "users",
+    "user_ids",
+    "items",
+    "item_ids",
+    "actions",
+    "action_ids",
+    "chunks",
+    "log",
+    "event_ids",
+    "upserts",
+)
 INITIAL_MAP_BYTES = 1 << 30  # address space, not disk
 LARGEST_MAP_STEP = 64 << 30
 MAX_READERS = 1024
@@ -52,6 +64,7 @@ class Generation:
     chunks: Table
     log: Table
     event_ids: Table
+    upserts: Table
 
     def __init__(self, path: Path, number: int, *, writable: bool, map_bytes: int = INITIAL_MAP_BYTES) -> None:
         self.path, self.number, self.writable = path, number, writable

@@ -32,6 +32,7 @@ from depthrank.events.on_lmdb.records import (
     id_key,
     pack_meta,
     pack_segment,
+    pack_upsert,
 )
 
 MOST_ACTIONS = 1 << 15  # action_code is int16
@@ -80,6 +81,13 @@ class Insertion:
         self._put_rows(rows, heads)
         self._count(rows)
         return AppendResult(result, len(kept), len(events) - len(kept))
+
+    def insert_upsert(self, payload: bytes) -> int:
+        """Keep a catalogue upsert; returns its number."""
+        number = self.meta.next_upsert
+        self.transaction.put(POSITION_KEY.pack(number), pack_upsert(payload), append=True, db=self.tables.upserts)
+        self.meta.next_upsert += 1
+        return number
 
     def _without_duplicates(self, events: CheckedEvents) -> tuple[Int64, list[bytes | None]]:
         """The rows to insert, and the event-id key of each."""

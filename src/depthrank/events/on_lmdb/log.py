@@ -13,7 +13,7 @@ import numpy as np
 from depthrank.errors import LogError
 from depthrank.events.backup import Contents
 from depthrank.events.batch import EventBatch, Int64
-from depthrank.events.check_events import CheckedEvents, check_events, check_id, check_read
+from depthrank.events.check_events import CheckedEvents, check_events, check_id, check_read, check_upsert
 from depthrank.events.history import NO_HISTORY, History, HistoryBatch
 from depthrank.events.log import (
     NO_VERSION,
@@ -134,6 +134,11 @@ class LmdbEventLog(EventLog):
             write_meta(transaction, generation, insertion.meta)
         return answer
 
+    def append_upsert(self, payload: bytes) -> int:
+        check_upsert(payload)
+        self._check_writable()
+        return self._write(lambda insertion: insertion.insert_upsert(payload))
+
     # ------------------------------------------------------------------ read
 
     def history(self, user: str, as_of_ms: int, limit: int, actions: Sequence[str] | None = None) -> History:
@@ -183,6 +188,13 @@ class LmdbEventLog(EventLog):
                 yield batch
             if not more:
                 return
+
+    def upserts(self, after: int = -1) -> Iterator[tuple[int, bytes]]:
+        while found := self._read(
+            lambda transaction, generation, after=after: scan_log.upserts_after(transaction, generation, after)  # type: ignore[misc]
+        ):
+            yield from found
+            after = found[-1][0]
 
     def user_version(self, user: str) -> UserVersion:
         key = id_key(check_id("user", user))
@@ -290,6 +302,8 @@ class LmdbEventLog(EventLog):
             checked, positions = check_events(batch), batch.log_position
             assert checked.appended_ms is not None and positions is not None
             self._write(lambda insertion, c=checked, p=positions: insertion.insert(c, c.appended_ms, p))  # type: ignore[misc]
+        for payload in contents.upserts():
+            self._write(lambda insertion, p=payload: insertion.insert_upsert(p))  # type: ignore[misc]
         self._write(lambda insertion: scan_log.finish_load(insertion, contents.manifest.next_position))
 
     # ------------------------------------------------------------------ generations

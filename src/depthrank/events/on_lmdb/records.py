@@ -29,6 +29,7 @@ CODE_KEY = struct.Struct(">I")
 POSITION_KEY = struct.Struct(">Q")
 CODE_VALUE = struct.Struct("<i")
 POSITION_VALUE = struct.Struct("<q")
+UPSERT_HEADER = struct.Struct("<I")  # CRC-32 of the payload that follows
 SEGMENT_HEADER = struct.Struct("<II")  # CRC-32 of everything after it, number of rows
 
 LOG_ROW = np.dtype(
@@ -63,6 +64,7 @@ class Meta(msgspec.Struct, array_like=True):
     first_time_ms: int | None = None
     last_time_ms: int | None = None
     restoring: bool = False
+    next_upsert: int = 0
 
 
 def pack_meta(meta: Meta) -> bytes:
@@ -128,6 +130,18 @@ def unpack_segment(value: bytes) -> Segment:
     size = count * LOG_ROW.itemsize
     texts = _TEXTS.decode(body[size:]) if len(body) > size else NO_TEXTS
     return Segment(np.frombuffer(body[:size], LOG_ROW), texts)
+
+
+def pack_upsert(payload: bytes) -> bytes:
+    return UPSERT_HEADER.pack(zlib.crc32(payload)) + payload
+
+
+def unpack_upsert(value: bytes) -> bytes:
+    """Raises ``LogError`` where the bytes are not those that were written."""
+    payload = value[UPSERT_HEADER.size :]
+    if len(value) < UPSERT_HEADER.size or UPSERT_HEADER.unpack_from(value)[0] != zlib.crc32(payload):
+        raise LogError("an upsert in the event log is damaged (checksum); restore the log from a backup")
+    return payload
 
 
 def join_segments(segments: Sequence[Segment]) -> Segment:

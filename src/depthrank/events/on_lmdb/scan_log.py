@@ -19,7 +19,10 @@ from depthrank.events.on_lmdb.records import (
     id_key,
     join_segments,
     unpack_segment,
+    unpack_upsert,
 )
+
+UPSERT_BYTES_A_STEP = 16 << 20
 
 
 def scan_batch(
@@ -50,6 +53,20 @@ def scan_batch(
         mask = np.isin(joined.rows["action_code"], np.array(codes, np.int16))
         joined = Segment(joined.rows[mask], joined.texts.at(np.flatnonzero(mask).tolist()))
     return _batch(transaction, tables, joined), last, more
+
+
+def upserts_after(transaction: lmdb.Transaction[bytes], tables: Generation, after: int) -> list[tuple[int, bytes]]:
+    """The next upserts, about ``UPSERT_BYTES_A_STEP`` of them; none at the end."""
+    found: list[tuple[int, bytes]] = []
+    size = 0
+    with transaction.cursor(db=tables.upserts) as cursor:
+        more = cursor.set_range(POSITION_KEY.pack(after + 1))
+        while more and size < UPSERT_BYTES_A_STEP:
+            payload = unpack_upsert(cursor.value())
+            found.append((POSITION_KEY.unpack(cursor.key())[0], payload))
+            size += len(payload)
+            more = cursor.next()
+    return found
 
 
 def dictionary(transaction: lmdb.Transaction[bytes], table: Any) -> list[str]:

@@ -25,6 +25,7 @@ from depthrank.events.on_lmdb.records import (
     LogRows,
     id_key,
     unpack_segment,
+    unpack_upsert,
 )
 
 SHARED_COLUMNS = ("log_position", "time_ms", "appended_ms", "item_code", "action_code")
@@ -56,6 +57,7 @@ class _Check:
             self._expect(np.array_equal(codes[order], log_rows["user_code"]), "chunks and log differ in user_code")
         self._check_dictionary("items", "item_ids", log_rows["item_code"], meta.items, meta.next_item)
         self._check_dictionary("actions", "action_ids", log_rows["action_code"], meta.actions, meta.next_action)
+        self._check_upserts(meta.next_upsert)
         return VerifyReport(len(log_rows), heads, tuple(self.problems[:MOST_PROBLEMS]))
 
     def _expect(self, holds: bool, otherwise: str) -> None:
@@ -86,6 +88,17 @@ class _Check:
         indexed_ids = int(self.transaction.stat(db=self.tables.event_ids)["entries"])
         self._expect(indexed_ids == event_ids, f"{indexed_ids} event ids are indexed, the log holds {event_ids}")
         return rows
+
+    def _check_upserts(self, count: int) -> None:
+        """Payloads are whole, and numbered without a gap."""
+        numbers = []
+        for key, value in self.transaction.cursor(db=self.tables.upserts):
+            numbers.append(POSITION_KEY.unpack(key)[0])
+            try:
+                unpack_upsert(value)
+            except LogError as error:
+                self.problems.append(f"upsert {numbers[-1]}: {error}")
+        self._expect(numbers == list(range(count)), f"the log holds {len(numbers)} upserts, the counter says {count}")
 
     def _check_users(self) -> tuple[Rows, np.ndarray, int]:
         """Chunks are whole, in order and as the heads say; returns all rows, the user code of each, the users."""

@@ -10,7 +10,7 @@ import numpy as np
 from depthrank.errors import LogError
 from depthrank.events.backup import Contents
 from depthrank.events.batch import EventBatch, Int64
-from depthrank.events.check_events import CheckedEvents, check_events, check_id, check_read
+from depthrank.events.check_events import CheckedEvents, check_events, check_id, check_read, check_upsert
 from depthrank.events.history import (
     NO_HISTORY,
     NO_ROWS,
@@ -43,6 +43,7 @@ VERSION = 1
 IMPORT_ROWS = 4096  # a script holds up everybody else
 USERS_A_STEP = 256
 BLOCKS_A_STEP = 32
+UPSERTS_A_STEP = 64
 END_OF_TIME_MS = 1 << 52
 
 
@@ -112,9 +113,7 @@ class RedisEventLog(EventLog):
         )
 
     def _append(self, events: CheckedEvents, appended_ms: Int64, positions: Int64 | None) -> AppendResult:
-        self._check_open()
-        if self.read_only:
-            raise LogError(f"{self.url} was opened with read_only=True")
+        self._check_writable()
         if len(events) == 0:
             return AppendResult(np.empty(0, np.int64), 0, 0)
         arguments = _script_arguments(events, appended_ms, positions)
@@ -122,6 +121,12 @@ class RedisEventLog(EventLog):
             found = np.array(self._append_script(keys=[self.prefix], args=arguments), np.int64)
         appended = int((found >= 0).sum())
         return AppendResult(found, appended, len(found) - appended)
+
+    def append_upsert(self, payload: bytes) -> int:
+        check_upsert(payload)
+        self._check_writable()
+        with said_to_a_person(self.url):
+            return int(self._client.rpush(self._key("upserts"), payload)) - 1
 
     # ------------------------------------------------------------------ read
 
@@ -201,6 +206,17 @@ class RedisEventLog(EventLog):
                     if after < position <= end:
                         yield position, unpack_record(packed)
 
+    def upserts(self, after: int = -1) -> Iterator[tuple[int, bytes]]:
+        number = after + 1
+        while True:
+            self._check_open()
+            with said_to_a_person(self.url):
+                found = self._client.lrange(self._key("upserts"), number, number + UPSERTS_A_STEP - 1)
+            if not found:
+                return
+            yield from enumerate(found, number)
+            number += len(found)
+
     def user_version(self, user: str) -> UserVersion:
         encoded = check_id("user", user)
         with said_to_a_person(self.url):
@@ -267,9 +283,7 @@ class RedisEventLog(EventLog):
         return removed
 
     def _remove(self, user: bytes, before_ms: int) -> tuple[int, int]:
-        self._check_open()
-        if self.read_only:
-            raise LogError(f"{self.url} was opened with read_only=True")
+        self._check_writable()
         with said_to_a_person(self.url):
             events, items = self._remove_script(keys=[self.prefix], args=[user, before_ms])
         return events, items
@@ -309,7 +323,7 @@ class RedisEventLog(EventLog):
         self._client.close()
 
     def _load(self, contents: Contents) -> None:
-        if self._meta("next_position"):
+        if self._meta("next_position") or next(self.upserts(), None):
             raise LogError(f"{self.url} is not empty; restore under another prefix: ?prefix=...")
         meta = self._key("meta")
         with said_to_a_person(self.url):
@@ -325,6 +339,8 @@ class RedisEventLog(EventLog):
                 checked = check_events(piece)
                 assert checked.appended_ms is not None
                 self._append(checked, checked.appended_ms, piece.log_position)
+        for payload in contents.upserts():
+            self.append_upsert(payload)
         with said_to_a_person(self.url):
             self._client.hset(meta, mapping={"next_position": contents.manifest.next_position, "restoring": 0})
 
@@ -335,6 +351,11 @@ class RedisEventLog(EventLog):
         self._check_open()
         with said_to_a_person(self.url):
             return int(self._client.hget(self._key("meta"), name) or 0)
+
+    def _check_writable(self) -> None:
+        self._check_open()
+        if self.read_only:
+            raise LogError(f"{self.url} was opened with read_only=True")
 
     def _check_open(self) -> None:
         if self._is_closed:
