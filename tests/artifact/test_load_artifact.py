@@ -129,6 +129,7 @@ def is_same_json(one: bytes, other: bytes) -> bool:
         (b"", "not a JSON object"),
         (b"[]", "not a JSON object"),
         (b"[" * 100_000, "not a JSON object"),
+        (b'{"format": 1, "name": "\xe6"}', "not a JSON object"),
         (b"{}", "format is None"),
         (b'{"format": "1"}', "format is '1'"),
         (b'{"format": true}', "format is True"),

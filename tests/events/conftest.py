@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import redis
 
 from depthrank.events import EventLog, open_log
 
@@ -38,9 +39,10 @@ class RedisServer:
         end = time.monotonic() + 20
         while True:
             try:
-                socket.create_connection(("127.0.0.1", self.port), timeout=1).close()
+                with redis.Redis(port=self.port, socket_timeout=5) as client:
+                    client.ping()  # refused while the server still loads its files
                 return self
-            except OSError:
+            except redis.exceptions.RedisError:
                 assert time.monotonic() < end and self.process.poll() is None, "redis-server does not start"
                 time.sleep(0.02)
 

@@ -66,7 +66,7 @@ def read_manifest(root: Path) -> Manifest:
     _check_format(path, raw)
     try:
         manifest = msgspec.json.decode(raw, type=Manifest)
-    except (msgspec.DecodeError, RecursionError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ArtifactError(f"{path} is damaged: {error}") from None
     if manifest.checksum != manifest.expected_checksum():
         raise ArtifactError(f"{path} was altered: its checksum does not fit its content")
@@ -79,7 +79,7 @@ def _check_format(path: Path, raw: bytes) -> None:
     """A newer format is told apart from damage before anything else is read."""
     try:
         version = msgspec.json.decode(raw).get("format")
-    except (msgspec.DecodeError, AttributeError, RecursionError):
+    except (msgspec.DecodeError, UnicodeDecodeError, AttributeError, RecursionError):
         raise ArtifactError(f"{path} is damaged: it is not a JSON object") from None
     if not isinstance(version, int) or isinstance(version, bool) or version < 1:
         raise ArtifactError(f"{path} is damaged: format is {version!r}")

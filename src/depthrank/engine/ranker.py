@@ -7,6 +7,7 @@ answer.
 from __future__ import annotations
 
 import threading
+import logging
 import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
@@ -35,6 +36,8 @@ from depthrank.schema.wire import check_request
 
 WARM_UP_USER = "(warm-up)"
 WARM_UP_CANDIDATES = 256
+
+logger = logging.getLogger("depthrank.engine")
 
 
 class Ranker:
@@ -89,6 +92,7 @@ class Ranker:
 
         Raises RequestError with the path of every wrong field; schema's TooLargeError for too many candidates.
         """
+        torch.get_num_threads()  # a new thread obeys torch.set_num_threads in oneDNN products only after this call
         started = self._monotonic_s() if arrived_s is None else arrived_s
         timings, reasons, generation = Timings(self._monotonic_s), list[str](), self.generation
         with timings.stage("check"):
@@ -135,7 +139,8 @@ class Ranker:
         try:
             return self.generation.encode_history(self.log.histories([user], as_of, rows, actions), time_ms)
         except LogError as error:
-            reasons.append(f"the event log cannot be read, ranked without history: {error}")
+            logger.warning("the event log cannot be read: %s", error)  # it may name paths: not for a client
+            reasons.append("the event log cannot be read: ranked without history")
             return self.generation.encode_history(_no_events(), time_ms)
 
     def append(self, events: EventBatch) -> AppendResult:

@@ -23,7 +23,7 @@ def impression_action(spec: Spec) -> str:
 def served_events(spec: Spec, request: Request, answer: Answer, now_ms: int) -> EventBatch:
     """The impressions of an answer, in shown order, with deterministic event ids (a repeat is a no-op)."""
     shown = answer.items
-    candidate_values = _columns_by_item(request)
+    candidate_values = _columns_by_item(request, {item.item for item in shown})
     extra = [
         _PACK.encode(
             {
@@ -49,13 +49,14 @@ def served_events(spec: Spec, request: Request, answer: Answer, now_ms: int) -> 
     )
 
 
-def _columns_by_item(request: Request) -> dict[str, dict[str, Any]]:
-    """Candidate columns by item id; of a repeated candidate the first row counts."""
+def _columns_by_item(request: Request, shown: set[str]) -> dict[str, dict[str, Any]]:
+    """Candidate columns of the shown items by id; of a repeated candidate the first row counts."""
     if not isinstance(request.candidates, dict):
         return {}
     columns = {name: values for name, values in request.candidates.items() if name != "item"}
     items: Sequence[Any] = request.candidates["item"]
     found: dict[str, dict[str, Any]] = {}
-    for i, item in enumerate(items):
-        found.setdefault(str(item), {name: values[i] for name, values in columns.items()})
+    for i, item in enumerate(map(str, items)):
+        if item in shown and item not in found:
+            found[item] = {name: values[i] for name, values in columns.items()}
     return found
