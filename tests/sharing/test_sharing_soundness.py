@@ -75,12 +75,13 @@ REFUSED = [
     Case("layer norm over the batch", lambda m, u, c: u + nn.functional.layer_norm(c.t(), (7,)).t(), "batch"),
     Case("in-batch product", lambda m, u, c: u @ c.t(), "in-batch"),
     Case("in-batch elementwise", lambda m, u, c: (u[:, None] * c[None]).sum((1, 2)), "in-batch"),
+    Case("pairs of rows", lambda m, u, c: u[:, None, 0] - c[None, :, 0], "in-batch"),
     Case("Gram matrix over rows", lambda m, u, c: u * (c.t() @ c).sum(0), "sums over the batch"),
     Case("batch size as a value", lambda m, u, c: u * c / u.shape[0], "number of rows is used as a value"),
     Case("batch size in a filled tensor", lambda m, u, c: u * c * torch.full((1,), u.shape[0]), "number of rows"),
     Case("row numbers as values", lambda m, u, c: u * c + torch.arange(u.shape[0])[:, None], "rows"),
     Case("first row read", lambda m, u, c: u * c[0], "row of"),
-    Case("all rows but the first", lambda m, u, c: torch.cat([c[:1], u[1:] * c[1:]]), "rows of the batch"),
+    Case("all rows but the first", lambda m, u, c: torch.cat([c[:1], u[1:] * c[1:]]), ""),
     Case("concat along the batch", lambda m, u, c: torch.cat([u, c], 0), "concatenation along"),
     Case("reshape across the batch", lambda m, u, c: (u * c).reshape(2, -1), "batch"),
     Case("permuted rows", lambda m, u, c: u * c[torch.tensor([1, 0, 2, 3, 4, 5, 6])], ""),
@@ -172,9 +173,19 @@ def test_a_form_that_differs_from_the_original_is_never_handed_out() -> None:
 def test_sharing_changes_neither_the_module_nor_a_global_setting() -> None:
     module = Toy(lambda m, u, c: m.linear(torch.cat([u, c], 1)))
     before = {k: v.clone() for k, v in module.state_dict().items()}
-    settings = (torch.get_float32_matmul_precision(), torch.get_num_threads(), torch.is_grad_enabled(), torch.get_rng_state())
+    settings = (
+        torch.get_float32_matmul_precision(),
+        torch.get_num_threads(),
+        torch.is_grad_enabled(),
+        torch.get_rng_state(),
+    )
     share(module, example(), ["u"])
-    after = (torch.get_float32_matmul_precision(), torch.get_num_threads(), torch.is_grad_enabled(), torch.get_rng_state())
+    after = (
+        torch.get_float32_matmul_precision(),
+        torch.get_num_threads(),
+        torch.is_grad_enabled(),
+        torch.get_rng_state(),
+    )
     assert settings[:3] == after[:3]
     assert all(torch.equal(before[k], v) for k, v in module.state_dict().items())
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import logging
-from functools import cache
 from typing import Any
 
 import pytest
@@ -11,6 +9,7 @@ import torch
 import zoo
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_structure
+from zoo.compiled import NUM_ITEMS, bound, catalogue, original, shared
 from zoo.oracle import FP32_TOLERANCE, FP64_TOLERANCE, largest_difference, pairwise
 
 from depthrank.errors import SharingError
@@ -27,21 +26,6 @@ SHAPES = [(1, 1), (1, 2), (1, 17), (3, 11), (2, 0), (1, 0), (5, 77), (2, 1)]
 @pytest.fixture(autouse=True)
 def one_thread() -> None:
     torch.set_num_threads(1)
-    logging.getLogger("torch.__trace").propagate = False  # pytest would format every step of an export
-
-
-@cache
-def original(name: str, dtype: torch.dtype = torch.float32) -> nn.Module:
-    return zoo.make(name, zoo.SMALL).build().to(dtype)
-
-
-@cache
-def shared(name: str, dtype: torch.dtype = torch.float32) -> Any:
-    model = zoo.make(name, zoo.SMALL)
-    example = model.draw(seed=1, num_requests=4, num_candidates=4)
-    args, kwargs = model.call_arguments(*(example.double() if dtype == torch.float64 else example).pairs())
-    given = kwargs or (args[0] if model.style == "dict" else args)
-    return share(original(name, dtype), given, request_inputs=model.request_inputs)
 
 
 def draws(name: str, dtype: torch.dtype = torch.float32) -> list[zoo.Inputs]:
@@ -56,9 +40,8 @@ def rows_of(inputs: zoo.Inputs) -> Tensor | None:
     return None if single else inputs.request_of_candidate
 
 
-def score(name: str, inputs: zoo.Inputs, dtype: torch.dtype = torch.float32) -> Any:
+def score(ours: Any, inputs: zoo.Inputs) -> Any:
     """The shared form itself, also where the original would be used because sharing does not pay."""
-    ours = shared(name, dtype)
     return ours.score(ours.encode(inputs.request), inputs.candidate, rows_of(inputs))
 
 
@@ -68,7 +51,7 @@ def test_shared_equals_the_original_in_fp32(name: str) -> None:
     model, module = zoo.make(name, zoo.SMALL), original(name)
     for inputs in draws(name):
         truth = pairwise(model, module, inputs)
-        for ours in (score(name, inputs), shared(name)(inputs.request, inputs.candidate, rows_of(inputs))):
+        for ours in (score(shared(name), inputs), shared(name)(inputs.request, inputs.candidate, rows_of(inputs))):
             assert tree_structure(ours) == tree_structure(truth)
             assert largest_difference(ours, truth) <= FP32_TOLERANCE, inputs.num_candidates
 
@@ -77,10 +60,21 @@ def test_shared_equals_the_original_in_fp32(name: str) -> None:
 @pytest.mark.parametrize("name", SHARED)
 @torch.no_grad()
 def test_shared_equals_the_original_in_fp64(name: str) -> None:
-    model, module = zoo.make(name, zoo.SMALL), original(name, torch.float64)
+    model, module = zoo.make(name, zoo.SMALL), original(name, zoo.SMALL, torch.float64)
     for inputs in draws(name, torch.float64):
-        ours, truth = score(name, inputs, torch.float64), pairwise(model, module, inputs)
+        ours, truth = score(shared(name, zoo.SMALL, torch.float64), inputs), pairwise(model, module, inputs)
         assert largest_difference(ours, truth) <= FP64_TOLERANCE, inputs.num_candidates
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", SHARED)
+@torch.no_grad()
+def test_the_full_configuration_is_equal_too(name: str) -> None:
+    model, module = zoo.make(name, zoo.FULL), original(name, zoo.FULL)
+    for seed, (num_requests, num_candidates) in enumerate([(1, 1), (1, 17), (3, 11)]):
+        inputs = model.draw(300 + seed, num_requests, num_candidates)
+        gap = largest_difference(score(shared(name, zoo.FULL), inputs), pairwise(model, module, inputs))
+        assert gap <= FP32_TOLERANCE, num_candidates
 
 
 @pytest.mark.parametrize("name", SHARED)
@@ -97,16 +91,15 @@ def test_one_request_given_as_rows_scores_the_same(name: str) -> None:
 @torch.no_grad()
 def test_a_bound_catalogue_scores_the_same(name: str) -> None:
     model, module = zoo.make(name, zoo.SMALL), original(name)
-    items = model.draw(seed=6, num_requests=1, num_candidates=23).candidate
-    bound = shared(name).bind({item: items[item] for item in model.item_names})
+    items = catalogue(name)
     for i, (num_requests, num_candidates) in enumerate(SHAPES):
         inputs = model.draw(200 + i, num_requests, num_candidates)
-        item_rows = torch.randint(23, (num_candidates,), generator=torch.Generator().manual_seed(i))
+        item_rows = torch.randint(NUM_ITEMS, (num_candidates,), generator=torch.Generator().manual_seed(i))
         chosen = {item: items[item][item_rows] for item in model.item_names}
         others = {other: inputs.candidate[other] for other in model.per_request_context}
         candidate = {column: chosen.get(column, others.get(column)) for column in inputs.candidate}
         asked = zoo.Inputs(inputs.request, candidate, inputs.request_of_candidate)
-        ours = bound(inputs.request, item_rows, others, inputs.request_of_candidate)
+        ours = bound(name)(inputs.request, item_rows, others, inputs.request_of_candidate)
         assert largest_difference(ours, pairwise(model, module, asked)) <= FP32_TOLERANCE, num_candidates
 
 
@@ -140,7 +133,7 @@ def test_gradients_flow_through_the_shared_form_and_match(name: str) -> None:
 @pytest.mark.parametrize("name", REFUSED)
 def test_a_refusal_says_why(name: str) -> None:
     model = zoo.make(name, zoo.SMALL)
-    with pytest.raises(SharingError, match=r"data|shape"):
+    with pytest.raises(SharingError, match=r"data|shape|values"):
         share(original(name), model.example(), request_inputs=model.request_inputs)
 
 

@@ -76,7 +76,7 @@ evaluation: {candidates: all, exclude_seen: true}
 
 model: {preset: demo}
 
-training: {epochs: 6, batch_requests: 512, batch_candidates: 4096, deep_share: 0.15, learning_rate: 3e-3, minutes: 1.6}
+training: {epochs: 6, batch_requests: 512, batch_candidates: 4096, deep_share: 0.1, learning_rate: 3e-3, minutes: 1.6}
 """
 
 

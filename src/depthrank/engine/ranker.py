@@ -6,8 +6,8 @@ answer.
 
 from __future__ import annotations
 
-import threading
 import logging
+import threading
 import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence

@@ -248,10 +248,9 @@ class Algebra:
         group: list[Node] = []
         ends: list[Node | None] = [*nodes, None]
         for node in ends:
-            if node is not None and group and node.region == group[0].region != Region.MIXED:
-                if replaced(node.dims, axis, 1) == replaced(group[0].dims, axis, 1):
-                    group.append(node)
-                    continue
+            if node is not None and group and _neighbours(node, group[0], axis):
+                group.append(node)
+                continue
             if len(group) > 1:
                 dims = replaced(group[0].dims, axis, sum(n.dims[axis] for n in group))
                 out.append(self.join(group, axis, dims))
@@ -356,6 +355,10 @@ class Algebra:
                 return self.graph.add("linear", (x, weight, bias), high.region, high.dims, high.dtype)
             if low.region == Region.REQUEST and high.region == Region.MIXED:
                 return self.graph.add("linear_with_request_term", (x, weight, low), Region.MIXED, high.dims, high.dtype)
+        if high.op == "linear_by_request" and high.args[2] is None and low.region == Region.REQUEST:
+            x, weight, _ = high.args
+            wide = low if low.dims == high.dims else self.emit("expand", [low, high.dims], high.dims, low.dtype)
+            return self.graph.add("linear_by_request", (x, weight, wide), Region.MIXED, high.dims, high.dtype)
         return self.emit("aten.add.Tensor", [high, low])
 
     def _add(self, nodes: Sequence[Node]) -> Node:
@@ -477,6 +480,11 @@ class Algebra:
             return Val(change(value.node), dims)
         assert isinstance(value, Sum)
         return Sum(tuple(Term(tuple(change(f) for f in t.factors), t.scale) for t in value.terms), dims)
+
+
+def _neighbours(a: Node, b: Node, axis: int) -> bool:
+    """Of one region other than the candidates', and of one size but for the axis?"""
+    return a.region == b.region != Region.MIXED and replaced(a.dims, axis, 1) == replaced(b.dims, axis, 1)
 
 
 def concat(axis: int, parts: Sequence[Part], dims: Dims) -> Value:

@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 
-from depthrank.sharing.algebra import Val
 from depthrank.sharing.capture import Captured
 from depthrank.sharing.cost import Work, work_of
 from depthrank.sharing.inputs import Sides
@@ -72,7 +71,7 @@ def build_program(form: NormalForm, sides: Sides, options: Options) -> tuple[Pro
 def _output(sharer: Sharer, layout: Layout) -> Node:
     """One output with candidate rows, in the model's own order of dimensions."""
     value = sharer.value_of(layout.node)
-    node = sharer.full(value if not isinstance(value, Val) else value)
+    node = sharer.full(value)
     if layout.batch_dim is None:
         return node
     sharer.now = "an output of the model"

@@ -164,6 +164,8 @@ def align(graph: Graph, layouts: Sequence[Layout]) -> tuple[list[Node], tuple[Gr
                         trimmed = [a for a in x.groups[dim] if a == BATCH or x.atom_size(a) != 1]
                         own.append(trimmed[place])
         groups.append(tuple(group))
+    if sum(BATCH in g for g in groups) > 1:
+        raise Refused("rows of the batch meet other rows (in-batch interaction)")
     nodes = [_place(graph, x.node, own) for x, own in zip(padded, sources)]
     return nodes, tuple(groups), tuple(dims)
 

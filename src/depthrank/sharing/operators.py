@@ -22,10 +22,87 @@ aten = torch.ops.aten
 
 # Operators outside torch's own ``pointwise`` tag that are computed row by row with axes given from the end.
 ROW_WISE = frozenset(
-    ["aten._to_copy.default", "aten.softmax.int", "aten._softmax.default", "aten._safe_softmax.default", "aten.log_softmax.int", "aten._log_softmax.default", "aten.clone.default", "aten.sum.dim_IntList", "aten.mean.dim", "aten.amax.default", "aten.amin.default", "aten.prod.dim_int", "aten.any.dim", "aten.all.dim", "aten.any.dims", "aten.all.dims", "aten.var.correction", "aten.std.correction", "aten.logsumexp.default", "aten.linalg_vector_norm.default", "aten.norm.ScalarOpt_dim", "aten.argmax.default", "aten.argmin.default", "aten.cumsum.default", "aten.cumprod.default", "aten.flip.default", "aten.roll.default", "aten.layer_norm.default", "aten.rms_norm.default", "aten.gather.default", "aten.index_select.default", "aten.slice.Tensor", "aten.tril.default", "aten.triu.default", "aten._prelu_kernel.default", "aten.hardswish.default", "aten.constant_pad_nd.default", "aten.pad.default", "aten.glu.default", "aten.bucketize.Tensor", "aten.isin.Tensor_Tensor", "aten.conv1d.default", "aten.conv2d.default", "aten.max_pool1d.default", "aten.avg_pool1d.default", "aten.max_pool2d.default", "aten.avg_pool2d.default", "aten.adaptive_avg_pool1d.default", "aten.log_sigmoid.default", "aten.one_hot.default", "aten.where.ScalarOther", "aten.where.ScalarSelf", "aten.where.Scalar", "aten.scatter.src", "aten.scatter.value", "aten.scatter_add.default", "aten.searchsorted.Tensor", "aten.group_norm.default", "aten.diagonal_copy.default", "aten.cosine_similarity.default", "aten.repeat_interleave.self_int", "aten.masked_fill.Tensor", "aten.masked_fill.Scalar"]
+    [
+        "aten._to_copy.default",
+        "aten.softmax.int",
+        "aten._softmax.default",
+        "aten._safe_softmax.default",
+        "aten.log_softmax.int",
+        "aten._log_softmax.default",
+        "aten.clone.default",
+        "aten.sum.dim_IntList",
+        "aten.mean.dim",
+        "aten.amax.default",
+        "aten.amin.default",
+        "aten.prod.dim_int",
+        "aten.any.dim",
+        "aten.all.dim",
+        "aten.any.dims",
+        "aten.all.dims",
+        "aten.var.correction",
+        "aten.std.correction",
+        "aten.logsumexp.default",
+        "aten.linalg_vector_norm.default",
+        "aten.norm.ScalarOpt_dim",
+        "aten.argmax.default",
+        "aten.argmin.default",
+        "aten.cumsum.default",
+        "aten.cumprod.default",
+        "aten.flip.default",
+        "aten.roll.default",
+        "aten.layer_norm.default",
+        "aten.rms_norm.default",
+        "aten.gather.default",
+        "aten.index_select.default",
+        "aten.slice.Tensor",
+        "aten.tril.default",
+        "aten.triu.default",
+        "aten._prelu_kernel.default",
+        "aten.hardswish.default",
+        "aten.constant_pad_nd.default",
+        "aten.pad.default",
+        "aten.glu.default",
+        "aten.bucketize.Tensor",
+        "aten.isin.Tensor_Tensor",
+        "aten.conv1d.default",
+        "aten.conv2d.default",
+        "aten.max_pool1d.default",
+        "aten.avg_pool1d.default",
+        "aten.max_pool2d.default",
+        "aten.avg_pool2d.default",
+        "aten.adaptive_avg_pool1d.default",
+        "aten.log_sigmoid.default",
+        "aten.one_hot.default",
+        "aten.where.ScalarOther",
+        "aten.where.ScalarSelf",
+        "aten.where.Scalar",
+        "aten.scatter.src",
+        "aten.scatter.value",
+        "aten.scatter_add.default",
+        "aten.searchsorted.Tensor",
+        "aten.group_norm.default",
+        "aten.diagonal_copy.default",
+        "aten.cosine_similarity.default",
+        "aten.repeat_interleave.self_int",
+        "aten.masked_fill.Tensor",
+        "aten.masked_fill.Scalar",
+    ]
 )
 MULTI_OUTPUT = frozenset(
-    ["aten.sort.default", "aten.sort.stable", "aten.topk.default", "aten.max.dim", "aten.min.dim", "aten.gru.input", "aten.lstm.input", "aten.rnn_tanh.input", "aten.rnn_relu.input", "aten.var_mean.correction", "aten.kthvalue.default", "aten.median.dim"]
+    [
+        "aten.sort.default",
+        "aten.sort.stable",
+        "aten.topk.default",
+        "aten.max.dim",
+        "aten.min.dim",
+        "aten.gru.input",
+        "aten.lstm.input",
+        "aten.rnn_tanh.input",
+        "aten.rnn_relu.input",
+        "aten.var_mean.correction",
+        "aten.kthvalue.default",
+        "aten.median.dim",
+    ]
 )
 _ATEN_NAME = re.compile(r"aten\.([a-z_0-9]+)\.([A-Za-z_0-9]+)")
 _NEVER = ("rand", "dropout", "bernoulli", "normal", "uniform", "multinomial", "poisson", "exponential", "geometric")
@@ -54,7 +131,12 @@ def aten_operator(name: str) -> Callable[..., Any] | None:
 def is_pointwise(name: str) -> bool:
     """Does this operator compute every element from the elements at its place?"""
     op = aten_operator(name)
-    extra: tuple[str, ...] = ("aten._to_copy.default", "aten.hardswish.default", "aten.where.ScalarOther", "aten.where.ScalarSelf")
+    extra: tuple[str, ...] = (
+        "aten._to_copy.default",
+        "aten.hardswish.default",
+        "aten.where.ScalarOther",
+        "aten.where.ScalarSelf",
+    )
     extra += ("aten.where.Scalar", "aten.log_sigmoid.default", "aten._prelu_kernel.default")
     return op is not None and (name in extra or torch.Tag.pointwise in getattr(op, "tags", ()))
 
@@ -152,6 +234,19 @@ def _linear_with_request_term(rows: Rows, node: Node, x: Any, weight: Any, term:
     return F.linear(x, weight) + torch.index_select(term, 0, rows.request_of_candidate)
 
 
+def _linear_by_request(rows: Rows, node: Node, x: Any, weight: Any, bias: Any) -> Any:
+    """x [N, in] by its request's own weight [R, .., out, in] and bias [R, .., out]: one product for all candidates."""
+    width, dims = node.args[0].dims[-1], node.args[1].dims[:-1]
+    if rows.single:
+        flat = None if bias is None else bias.reshape(-1)
+        return F.linear(x, weight.reshape(-1, width), flat).reshape(-1, *dims)
+    by_request = weight.reshape(-1, product(dims), width).transpose(1, 2)
+    out = torch.matmul(_group(rows, x), by_request)
+    if bias is not None:
+        out = out + bias.reshape(-1, 1, product(dims))
+    return _ungroup(rows, out).reshape(-1, *dims)
+
+
 def _recurrent(rows: Rows, node: Node, kind: str, x: Any, states: Any, weights: Any, *flags: Any) -> Any:
     """x [B, L, F] through a recurrent net; states [B, layers, H] each; returns output, then states batch-first."""
     has_biases, layers, bidirectional = flags
@@ -213,6 +308,7 @@ IMPLEMENTATIONS: dict[str, Implementation] = {
     "shared_attention": _shared_attention,
     "linear": lambda rows, node, x, w, b: F.linear(x, w, b),
     "linear_with_request_term": _linear_with_request_term,
+    "linear_by_request": _linear_by_request,
     "recurrent": _recurrent,
     "item": lambda rows, node, x, k: x[k],
     "reshape": _reshape,
@@ -222,7 +318,7 @@ IMPLEMENTATIONS: dict[str, Implementation] = {
     "take": lambda rows, node, x, axis, index: torch.index_select(x, axis, index),
     "take_rows": _take_rows,
     "row_gather": _row_gather,
-    "embedding": lambda rows, node, w, index: F.embedding(index, w),
+    "embedding": lambda rows, node, w, index, padding: F.embedding(index, w, padding_idx=padding),
     "multiply_add": lambda rows, node, x, scale, shift: torch.addcmul(shift, x, scale),
     "logical": _to_logical,
 }
@@ -251,6 +347,8 @@ def flops_per_row(node: Node) -> int:
 def _flops(node: Node) -> Any:
     if node.op in ("linear", "linear_with_request_term"):
         return 2 * product(node.args[0].dims) * node.args[1].dims[0]
+    if node.op == "linear_by_request":
+        return 2 * node.args[1].numel
     if node.op in ("einsum", "shared_einsum"):
         return 2 * _letters_product(node)
     if node.op in ("attention", "shared_attention"):
@@ -297,8 +395,10 @@ def shape_on_meta(node: Node) -> list[tuple[tuple[int, ...], torch.dtype]]:
             return tuple(stand_in(v) for v in value)
         return value
 
+    places = torch.empty(2, dtype=torch.int64, device="meta")
+    rows = Rows(False, places, places, torch.empty(2, 2, dtype=torch.int64, device="meta"), places, places)
     with torch.no_grad():
-        out = run_node(node, Rows(single=False), stand_in(node.args))
+        out = run_node(node, rows, stand_in(node.args))
     outs = out if isinstance(out, (tuple, list)) else (out,)
     strip = 1 if node.batched else 0
     return [(tuple(int(s) for s in t.shape[strip:]), t.dtype) for t in outs]

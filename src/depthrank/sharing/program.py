@@ -17,7 +17,7 @@ from depthrank.sharing.operators import Rows, run_node
 
 @dataclass
 class Program:
-    """``graph.outputs`` are logical outputs with N rows; ``structure`` is the model's own nesting with their numbers."""
+    """``graph.outputs`` have N rows; ``output_spec`` and ``output_values`` put them together as the model does."""
 
     graph: Graph
     sides: Sides
@@ -63,7 +63,7 @@ class Program:
 
 
 ROW_ARGUMENTS = ("request_of_candidate", "slots", "slot_of", "item_rows")
-_GROUPED = ("shared_einsum", "shared_attention")
+_GROUPED = ("shared_einsum", "shared_attention", "linear_by_request")
 
 
 def row_arguments(program: Program, single: bool) -> list[str]:

@@ -78,7 +78,7 @@ class Report:
     folded_batch_norms: int = 0
 
     def flops(self, num_candidates: int, num_requests: int = 1, bound: bool = False) -> dict[str, int]:
-        """FLOPs of one call: before, after, and after's request and candidate parts (all item inputs bound, or none)."""
+        """FLOPs of one call: before, after, and its request and candidate parts (all item inputs bound, or none)."""
         request = self.bound_flops_per_request if bound else self.flops_per_request
         candidate = self.bound_flops_per_candidate if bound else self.flops_per_candidate
         return {
@@ -133,6 +133,7 @@ def make_report(sharer: Sharer, form: NormalForm, program: Program, bound: Progr
         remaining=remaining,
         caps=_caps(remaining, sharer.decisions),
     )
+    report.folded_batch_norms = sum(x.times for x in report.applied if x.rewrite == "fold_batch_norm")
     if form.cut_operations:
         report.applied.append(Line("read_only_needed_positions", form.cut_operations, ()))
     if not report.pays:
@@ -197,19 +198,19 @@ def _caps(remaining: Sequence[Remaining], decisions: Sequence[Decision]) -> list
     if many:
         out.append(
             "self-attention lets history positions read the candidate, so the history is encoded again for every "
-            "candidate; a causal mask, or attention from the candidate to the history only, would share all of it"
+            "candidate; a causal mask, or attention from candidate to history only, would share all of it"
         )
     pairwise = [r for r in remaining if not r.item_only and "x" in r.operation.split(" ")[1] and "mixed" in r.why]
     if pairwise:
         out.append(
-            f"{pairwise[0].source or pairwise[0].operation}: a product over (candidate, position) pairs; attention by dot "
-            "products instead of an MLP over pairs would share it"
+            f"{pairwise[0].source or pairwise[0].operation}: a product over (candidate, position) pairs; "
+            "attention by dot products instead of an MLP over pairs would share it"
         )
     mixed = sum(r.flops_per_candidate for r in remaining if not r.item_only)
     if mixed:
         out.append(
-            f"{mixed:,} FLOPs a candidate follow a nonlinearity over both sides (early fusion); keeping the sides apart for "
-            "more layers would share more"
+            f"{mixed:,} FLOPs a candidate follow a nonlinearity over both sides (early fusion); "
+            "keeping the sides apart for more layers would share more"
         )
     return out
 
@@ -225,7 +226,8 @@ def _text(r: Report) -> list[str]:
         f"  once a request {r.flops_per_request:,}; a candidate {r.flops_per_candidate:,} (was {r.flops_per_pair:,})",
         f"Bytes moved: {r.bytes_per_pair * n:,} -> {r.bytes_per_request + r.bytes_per_candidate * n:,}; "
         f"request state worth keeping: {r.frontier_bytes:,} bytes",
-        f"Pays: {'yes' if r.pays else 'no'} (estimate {r.seconds_before * 1e3:.2f} ms -> {r.seconds_after * 1e3:.2f} ms on one core)",
+        f"Pays: {'yes' if r.pays else 'no'} "
+        f"(estimate {r.seconds_before * 1e3:.2f} ms -> {r.seconds_after * 1e3:.2f} ms on one core)",
     ]
     lines += [f"Note: {text}" for text in r.notes]
     lines.append("Rewrites applied:")

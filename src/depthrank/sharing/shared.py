@@ -87,7 +87,7 @@ class Shared(nn.Module):
         requests = check_rows(self.program, request_inputs, self.request_names, "request_inputs", True)
         rows = check_rows(self.program, candidate_inputs, self.candidate_names, "candidate_inputs", False)
         index = check_request_of_candidate(request_of_candidate, requests, rows)
-        if rows == 0:
+        if rows < 2:  # many originals cannot score one row
             return self.score(self.encode(request_inputs), candidate_inputs, request_of_candidate)
         if index is None:
             index = torch.zeros(rows, dtype=torch.int64, device=next(iter(candidate_inputs.values())).device)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -36,7 +37,7 @@ class Decision:
 
 @dataclass
 class Options:
-    """``bound`` names candidate inputs that are catalogue columns; ``candidates`` is the N that costs are weighed at."""
+    """``bound`` names candidate inputs that are catalogue columns; costs are weighed at N = ``candidates``."""
 
     bound: frozenset[str] = frozenset()
     candidates: int = 1000
@@ -53,14 +54,18 @@ class Sharer(Algebra):
         self.options = options
         self.values: dict[int, Value | list[Value]] = {}
         self.decisions: list[Decision] = []
+        self.sole_reader = True  # does nobody else read the operands of the current operation?
         self._masks: dict[int, torch.Tensor] = {}
 
     # ------------------------------------------------------------------------------------------------------- driving
 
     def run(self, normal: Graph) -> None:
         """Evaluate every live node of the normal form."""
-        for node in normal.live():
+        live = normal.live()
+        readers = Counter(n.index for node in live for n in node.inputs())
+        for node in live:
             self.graph.source = node.source
+            self.sole_reader = all(readers[n.index] == 1 for n in node.inputs() if n.batched)
             self.now = f"{node.op} at {node.source}" if node.source else node.op
             self.values[node.index] = self._evaluate(normal, node)
 
@@ -190,9 +195,9 @@ class Sharer(Algebra):
         item = self._merged(by_region.get(Region.ITEM, []))
         mixed = self._merged(by_region.get(Region.MIXED, []))
         scale = term.scale
-        if low and low[0].region == Region.REQUEST and len(mixed) == 1 and not item:
-            if broadcast(mixed[0].dims, low[0].dims) == mixed[0].dims:
-                return Term((self._multiply([mixed[0], low[0]]),), scale)
+        alone = low and low[0].region == Region.REQUEST and len(mixed) == 1 and not item
+        if alone and broadcast(mixed[0].dims, low[0].dims) == mixed[0].dims:
+            return Term((self._multiply([mixed[0], low[0]]),), scale)
         return Term((*mixed, *item, *low), scale)
 
     def _merged(self, factors: list[Node]) -> list[Node]:

@@ -28,6 +28,14 @@ from depthrank.sharing.shared import BoundShared, Shared
 
 FORMAT = "depthrank.shared"
 VERSION = 1
+_CROSSING = (
+    "lift",
+    "spread",
+    "shared_einsum",
+    "shared_attention",
+    "linear_with_request_term",
+    "linear_by_request",
+)
 MOST_NODES = 200_000
 MOST_BYTES = 256 << 20  # of graph.json
 
@@ -316,7 +324,7 @@ class _Loader:
         """The file's word on a node must be what the node computes."""
         regions = {n.region for n in node.inputs()}
         free = {Region.CONSTANT}
-        crossing = node.op in ("lift", "spread", "shared_einsum", "shared_attention", "linear_with_request_term")
+        crossing = node.op in _CROSSING
         if crossing:
             if node.region != Region.MIXED:
                 raise ArtifactError(f"graph.json: {node.op} must be candidate-side")

@@ -134,8 +134,8 @@ def check_equal(
             varies = varies or (b.shape[:1].numel() > 1 and b.is_floating_point() and float(b.double().std()) > 0)
             if error > TOLERANCE:
                 raise SharingError(
-                    f"the shared form differs from the original by {error:.1e} (allowed {TOLERANCE:.0e}) on {draw.name}; "
-                    "this is a fault of the compiler: report the model, and use the original meanwhile"
+                    f"the shared form differs from the original by {error:.1e} (allowed {TOLERANCE}) on {draw.name}; "
+                    "a fault of the compiler: report the model, and use the original meanwhile"
                 )
     return worst, varies
 
@@ -211,6 +211,6 @@ def check_algebra(form: NormalForm, program: Program, sides: Sides, draws: Seque
             if error > DOUBLE_TOLERANCE:
                 raise SharingError(
                     f"the shared form differs from the original by {error:.1e} in double precision on {draw.name}; "
-                    "this is a fault of the compiler: report the model, and use the original meanwhile"
+                    "a fault of the compiler: report the model, and use the original meanwhile"
                 )
     return worst

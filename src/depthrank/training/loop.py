@@ -108,6 +108,7 @@ class TrainingLoop:
         self.base_rates = [group["lr"] for group in self.optimizer.param_groups]
         self.state = LoopState()
         self.best_weights: dict[str, Tensor] = {}
+        self._time_limit: tuple[float, float] | None = None
 
     def run(
         self,
@@ -120,6 +121,7 @@ class TrainingLoop:
     ) -> Scored:
         """Train until epochs, patience or ``deadline_s`` (monotonic) end it; leaves the best weights in place."""
         best: Scored | None = None
+        self._time_limit = None if deadline_s is None else (self.monotonic(), deadline_s)
         while self.state.epoch < self.settings.epochs and self.state.bad_epochs <= self.settings.patience:
             started = self.monotonic()
             loss, finished = self._epoch(train(self.state.epoch), deadline_s, on_step)
@@ -270,9 +272,12 @@ class TrainingLoop:
         return (sums_L / count).tolist(), scored
 
     def _set_learning_rate(self) -> None:
-        """Linear warm-up, then a cosine to a twentieth."""
+        """Linear warm-up, then a cosine to a twentieth, over the steps or, where it is nearer, the time limit."""
         done = self.state.step / self.total_steps
-        warm = min(1.0, done / WARM_UP_SHARE + 1e-3)
+        if self._time_limit is not None:
+            started, deadline = self._time_limit
+            done = max(done, (self.monotonic() - started) / max(deadline - started, 1e-9))
+        warm = min(1.0, self.state.step / (WARM_UP_SHARE * self.total_steps) + 1e-3)
         factor = warm * (0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * min(1.0, done))))
         for group, rate in zip(self.optimizer.param_groups, self.base_rates, strict=True):
             group["lr"] = rate * factor

@@ -22,12 +22,16 @@ FEEDFORWARD = 2048  # nn.TransformerEncoderLayer's default
 
 @dataclass(frozen=True)
 class Work:
-    """FLOPs of one part: per pair before; after: per request, per candidate, and per candidate of the item alone."""
+    """FLOPs of one part: per pair before; after: per request, per candidate, and per candidate of the item alone.
+
+    ``bound_request`` is request work that only a bound catalogue adds.
+    """
 
     before: int = 0
     request: int = 0
     candidate: int = 0
     item: int = 0
+    bound_request: int = 0
 
     def __add__(self, other: Work) -> Work:
         return Work(
@@ -35,15 +39,19 @@ class Work:
             self.request + other.request,
             self.candidate + other.candidate,
             self.item + other.item,
+            self.bound_request + other.bound_request,
         )
 
     def __mul__(self, times: int) -> Work:
-        return Work(self.before * times, self.request * times, self.candidate * times, self.item * times)
+        each = (self.before, self.request, self.candidate, self.item, self.bound_request)
+        return Work(*(flops * times for flops in each))
 
     def form(self) -> WorkForm:
         """Bound, the item's own part is read from the catalogue's table instead of computed."""
         return WorkForm(
-            self.before, Flops(self.request, self.candidate + self.item), Flops(self.request, self.candidate)
+            self.before,
+            Flops(self.request, self.candidate + self.item),
+            Flops(self.request + self.bound_request, self.candidate),
         )
 
 
@@ -61,6 +69,11 @@ def split(request_dim: int, item_dim: int, outputs: int, mixed_dim: int = 0) -> 
         candidate=2 * mixed_dim * outputs,
         item=2 * item_dim * outputs,
     )
+
+
+def passed(request_dim: int, outputs: int) -> Work:
+    """The request-side term r of W (m + r) = W m + W r, computed apart so that r is never written out."""
+    return Work(request=2 * request_dim * outputs)
 
 
 def over_embeddings(s: Sizes, outputs: int) -> Work:
@@ -91,7 +104,7 @@ def dcn(s: Sizes) -> WorkForm:
 def dcn_v2(s: Sizes) -> WorkForm:
     """The first cross layer splits; x1 = x0 * W x0 + b + x0 is mixed throughout."""
     crosses = over_embeddings(s, s.dim) + mixed(s.dim, s.dim) * (CROSS_LAYERS - 1)
-    return (crosses + mlp_body(s) + mixed(s.dim + s.mlp[1], 1)).form()
+    return (crosses + passed(s.user_dim, s.dim) + mlp_body(s) + mixed(s.dim + s.mlp[1], 1)).form()
 
 
 def dcn_mix(s: Sizes) -> WorkForm:
@@ -108,13 +121,13 @@ def edcn(s: Sizes) -> WorkForm:
     """The bridge multiplies both streams, so only the first block's linears over embeddings split."""
     first = over_embeddings(s, 1) + over_embeddings(s, s.dim) + mixed(s.dim, s.dim)
     later = mixed(s.dim, 1) + mixed(s.dim, s.dim) * 2
-    return (first + later * (CROSS_LAYERS - 1) + mixed(3 * s.dim, 1)).form()
+    return (first + passed(s.user_dim, 1) + later * (CROSS_LAYERS - 1) + mixed(3 * s.dim, 1)).form()
 
 
 def afm(s: Sizes) -> WorkForm:
-    """The FM vector is mixed; only the linear part splits."""
+    """The FM vector is mixed; only the linear part splits. Bound, its request part passes apart."""
     attention = mixed(s.width, AFM_HIDDEN) + mixed(AFM_HIDDEN, 1) + mixed(s.width, 1)
-    return (over_embeddings(s, 1) + attention).form()
+    return (over_embeddings(s, 1) + attention + Work(bound_request=2 * s.width * AFM_HIDDEN)).form()
 
 
 def pairs_of(s: Sizes) -> tuple[int, int, int]:
@@ -124,13 +137,16 @@ def pairs_of(s: Sizes) -> tuple[int, int, int]:
 
 
 def fibinet(s: Sizes) -> WorkForm:
-    """W_ij v_i runs where field i lives; SENET scales it by a scalar per field, which commutes with W_ij."""
+    """W_ij v_i runs where field i lives; SENET scales it by a scalar per field, which commutes with W_ij.
+
+    Unbound, an item's v_i is as mixed as its scale, and W_ij (a_i v_i) is computed anew.
+    """
     user_user, user_item, item_item = pairs_of(s)
     per_pair = 2 * s.width * s.width
     bilinear = Work(
         before=2 * per_pair * (user_user + user_item + item_item),
         request=per_pair * (user_user + user_item),
-        item=per_pair * item_item,
+        item=2 * per_pair * item_item,
     )
     reduced = max(1, (s.num_user + s.num_item) // 3)
     senet = split(s.num_user, s.num_item, reduced) + mixed(reduced, s.num_user + s.num_item)
@@ -158,13 +174,15 @@ def autoint(s: Sizes) -> WorkForm:
 
 
 def din(s: Sizes) -> WorkForm:
-    """[t, h, t - h, t * h]: the columns of t and h split, those of t * h and the unit's output stay per position."""
+    """[t, h, t - h, t * h]: (W1 + W3 + W4 diag h) t runs per position, its weights made once per request.
+
+    Bound, (W1 + W3) t would be read from the table, and W4 (t * h) still runs per position: no product is saved.
+    """
     block = 2 * s.width * ATTENTION_HIDDEN
     unit = Work(
         before=s.history * 4 * block,
         request=s.history * block,
         candidate=s.history * block,
-        item=block,
     )
     scores = mixed(ATTENTION_HIDDEN, 1, rows=s.history)
     pooling = Work(candidate=2 * s.history * s.width)  # written as multiply and sum, run as one product
@@ -172,23 +190,17 @@ def din(s: Sizes) -> WorkForm:
     return (unit + scores + pooling + body).form()
 
 
-def bst(s: Sizes, num_layers: int) -> WorkForm:
-    """One layer: only the target's position is read, so the history gives keys and values, once per request."""
+def bst(s: Sizes) -> WorkForm:
+    """Only the target's position is read, so the history gives keys and values, once per request.
+
+    The target's score on its own key is the item's; its weight on its own value only scales a vector.
+    """
     d, tokens = s.width, s.history + 1
-    projection = 2 * d * d
-    per_token = 4 * projection + 4 * d * FEEDFORWARD
-    before = num_layers * (tokens * per_token + 4 * tokens * tokens * d)
-    last_reads = 4 * tokens * d + projection + 4 * d * FEEDFORWARD
-    if num_layers == 1:
-        encoder = Work(before, request=s.history * 2 * projection, item=3 * projection, candidate=last_reads)
-    else:
-        first = Work(request=s.history * 3 * projection, item=3 * projection)
-        first += Work(candidate=tokens * (projection + 4 * d * FEEDFORWARD) + 4 * tokens * tokens * d)
-        middle = Work(candidate=tokens * per_token + 4 * tokens * tokens * d) * (num_layers - 2)
-        last = Work(candidate=(2 * s.history + 3) * projection + last_reads)
-        encoder = Work(before) + first + middle + last
-    body = split(s.user_dim, s.item_dim, s.mlp[0], d) + mixed(*s.mlp) + mixed(s.mlp[1], 1)
-    return (encoder + body).form()
+    projection, feedforward = 2 * d * d, 4 * d * FEEDFORWARD
+    before = tokens * (4 * projection + feedforward) + 4 * tokens * tokens * d
+    read = 4 * s.history * d + projection + feedforward
+    encoder = Work(before, request=s.history * 2 * projection, item=3 * projection + 2 * d, candidate=read)
+    return (encoder + split(s.user_dim, s.item_dim, s.mlp[0], d) + mixed(*s.mlp) + mixed(s.mlp[1], 1)).form()
 
 
 def shared_bottom(s: Sizes) -> WorkForm:

@@ -5,7 +5,7 @@ Letters as in ``closed_forms``. In the feature-cross models a user and b item fi
 
 from __future__ import annotations
 
-from .closed_forms import Work, mixed, split
+from .closed_forms import Work, mixed, passed, split
 from .entry import Sizes, WorkForm
 
 
@@ -70,27 +70,34 @@ def hstu(s: Sizes) -> Work:
     tokens = past + 1
     before = 2 * (tokens * (8 + 2) * d * d + 4 * tokens * tokens * d)
     encoder = past * 10 * d * d + 4 * past * past * d + past * 4 * d * d
-    last = 4 * tokens * d + 2 * d * d
-    return Work(before, request=encoder, item=8 * d * d, candidate=last + 8 * d * d + last) + mixed(d, 3)
+    first = Work(item=8 * d * d + 2 * d, candidate=4 * past * d + 2 * d * d)
+    second = Work(candidate=8 * d * d + 4 * past * d + 2 * d + 2 * d * d)
+    return Work(before, request=encoder) + first + second + mixed(d, 3)
 
 
 def causal_transformer(s: Sizes) -> Work:
+    """As HSTU; a candidate's weight on its own value scales a vector and is no product."""
     d, past = 2 * s.width, s.history
     tokens, rest = past + 1, (2 + 16) * d * d
     before = 2 * (tokens * (6 * d * d + rest) + 4 * tokens * tokens * d)
     encoder = past * (6 * d * d + rest) + 4 * past * past * d + past * 4 * d * d
-    last = 4 * tokens * d + rest
-    return Work(before, request=encoder, item=6 * d * d, candidate=last + 6 * d * d + last) + mixed(d, 1)
+    first = Work(item=6 * d * d + 2 * d, candidate=4 * past * d + rest)
+    second = Work(candidate=6 * d * d + 4 * past * d + 2 * d + rest)
+    return Work(before, request=encoder) + first + second + mixed(d, 1)
 
 
 def early_fusion(s: Sizes) -> Work:
-    """Bidirectional: behind the first attention every row has seen the candidate; the last layer is read at one row."""
-    d, tokens = s.width, s.history + 2
-    dd = d * d
-    before = 2 * (tokens * (8 + 8) * dd + 4 * tokens * tokens * d)
-    first = Work(request=(tokens - 1) * 6 * dd, item=6 * dd)
-    first += Work(candidate=4 * tokens * tokens * d + tokens * 10 * dd)
-    last = Work(candidate=2 * dd + tokens * 4 * dd + 4 * tokens * d + 10 * dd)
+    """Bidirectional: behind the first softmax every row has seen the candidate; the last layer is read at one row.
+
+    The class token is a constant. Of the first scores, (history, history) and (history, class) are the request's,
+    (candidate, class) and (candidate, candidate) the item's; weights on the class and own values only scale vectors.
+    """
+    d, past, dd = s.width, s.history, s.width**2
+    tokens, rest = past + 2, 10 * s.width**2
+    before = 2 * (tokens * 16 * dd + 4 * tokens * tokens * d)
+    first = Work(request=past * 6 * dd + 2 * d * (past * past + 2 * past), item=6 * dd + 3 * 2 * d)
+    first += Work(candidate=2 * d * 2 * past + 2 * d * tokens * past + tokens * rest)
+    last = Work(candidate=2 * dd + tokens * 4 * dd + 4 * tokens * d + rest)
     return Work(before) + first + last + mixed(d, d) + mixed(d, 2)
 
 
@@ -116,7 +123,7 @@ def length_masked_attention(s: Sizes) -> Work:
 
 def masked_din(s: Sizes) -> Work:
     d, block = 2 * s.width, 2 * 2 * s.width * 32
-    unit = Work(s.history * 4 * block, request=s.history * block, item=block, candidate=s.history * block)
+    unit = Work(s.history * 4 * block, request=s.history * block, candidate=s.history * block)
     later = (mixed(32, 16) + mixed(16, 1)) * s.history
     pooling = Work(candidate=2 * s.history * d)
     return unit + later + pooling + split(3 * s.width, d, s.mlp[0], d) + mixed(s.mlp[0], 1)
@@ -208,7 +215,7 @@ def dcn_mix_einsum(s: Sizes, rank: int = 8, num_experts: int = 3) -> Work:
 
 
 def gated_cross(s: Sizes) -> Work:
-    crosses = embeddings(s, dim(s)) * 2 + mixed(dim(s), dim(s)) * 2
+    crosses = embeddings(s, dim(s)) * 2 + (mixed(dim(s), dim(s)) + passed(fields(s)[0] * s.width, dim(s))) * 2
     return crosses + embeddings(s, 1) + mixed(dim(s), 1)
 
 
@@ -247,8 +254,11 @@ def dlrm(s: Sizes) -> Work:
 
 
 def nfm(s: Sizes) -> Work:
-    """The pooled vector is mixed: sharing leaves every product, and saves lookups only."""
-    return tower(s, 0, 0, s.width)
+    """The pooled vector is mixed: sharing leaves every product, and saves lookups only.
+
+    Bound, the request's part of it passes through the first layer apart.
+    """
+    return tower(s, 0, 0, s.width) + Work(bound_request=2 * s.width * s.mlp[0])
 
 
 # --- Gates -----------------------------------------------------------------------------------------------------------
@@ -260,7 +270,8 @@ def layer_norm_concat(s: Sizes) -> Work:
 
 
 def rms_norm_swiglu(s: Sizes) -> Work:
-    return embeddings(s, s.mlp[0]) * 2 + mixed(s.mlp[0], dim(s)) + mixed(dim(s), 1)
+    residual = mixed(dim(s), 1) + passed(fields(s)[0] * s.width, 1)
+    return embeddings(s, s.mlp[0]) * 2 + mixed(s.mlp[0], dim(s)) + residual
 
 
 def residual_mlp(s: Sizes) -> Work:

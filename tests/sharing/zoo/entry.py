@@ -141,9 +141,10 @@ class ZooModel:
             return tuple(merged.values()), {}
         return (torch.cat([*request.values(), *candidate.values()], dim=1),), {}
 
-    def example(self, seed: int = 1, num_pairs: int = 4) -> object:
+    def example(self, seed: int = 1, num_pairs: int = 4, *, double: bool = False) -> object:
         """The ``example`` argument of ``share``: a tuple of tensors, or a dict (one dict input, or keywords)."""
-        args, kwargs = self.call_arguments(*self.draw(seed, num_pairs, num_pairs).pairs())
+        drawn = self.draw(seed, num_pairs, num_pairs)
+        args, kwargs = self.call_arguments(*(drawn.double() if double else drawn).pairs())
         return kwargs or (args[0] if self.style == "dict" else args)
 
     @property

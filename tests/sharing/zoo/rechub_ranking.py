@@ -89,20 +89,20 @@ def dien(s: Sizes) -> ZooModel:
     return ZooModel("DIEN", s, build, request, candidate, refused="data")
 
 
-def bst(s: Sizes, num_layers: int = 1) -> ZooModel:
+def bst(s: Sizes) -> ZooModel:
     def build() -> nn.Module:
         target, others = target_features(s)
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="enable_nested_tensor is True")
             return ranking.BST(
                 user_features(s) + others, [history_feature(s)], [target], mlp(s),
-                nhead=4, dropout=0.1, num_layers=num_layers, max_seq_len=s.history + 1,
+                nhead=4, dropout=0.1, num_layers=1, max_seq_len=s.history + 1,
             )  # fmt: skip
 
     request, candidate = with_history(s)
     return ZooModel(
-        "BST" if num_layers == 1 else f"BST{num_layers}", s, build, request, candidate,
-        user_side_is_encoder=num_layers == 1, work=closed_forms.bst(s, num_layers),
+        "BST", s, build, request, candidate,
+        user_side_is_encoder=True, work=closed_forms.bst(s),
     )  # fmt: skip
 
 

@@ -13,12 +13,13 @@ from depthrank.sharing.normal_form.selection import ROW_NUMBERS
 
 
 @rule("aten.embedding.default")
-def embedding(reader: Reader, weight: Layout, index: Layout, *args: Any) -> Layout:
+def embedding(reader: Reader, weight: Layout, index: Layout, padding_idx: int = -1, *args: Any) -> Layout:
     """Rows of a constant table by an index of any shape."""
+    padding = None if padding_idx < 0 else padding_idx
     if weight.node.batched:
         reader.refuse("the table of an embedding lookup depends on the input")
     node = reader.node(
-        "embedding", [weight.node, index.node], [*index.node.dims, weight.node.dims[1]], weight.node.dtype
+        "embedding", [weight.node, index.node, padding], [*index.node.dims, weight.node.dims[1]], weight.node.dtype
     )
     return Layout(node, (*index.groups, (len(index.node.dims),)))
 
@@ -43,7 +44,7 @@ def embedding_bag(
     if index.groups[0][0] != BATCH:
         reader.refuse("embedding_bag over a batch that is folded inside out")
     flat = reshape(reader.graph, index.node, [length])
-    rows = reader.node("embedding", [weight.node, flat], [length, weight.node.dims[1]], weight.node.dtype)
+    rows = reader.node("embedding", [weight.node, flat, None], [length, weight.node.dims[1]], weight.node.dtype)
     dims = [weight.node.dims[1]]
     if per_sample_weights is not None:
         factor = reshape(reader.graph, per_sample_weights.node, [length, 1])

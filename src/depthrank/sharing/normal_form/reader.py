@@ -101,8 +101,7 @@ class Reader:
         handler = RULES.get(name) or _by_tag(name)
         if handler is not None:
             return handler(self, *args, **kwargs)
-        self.refuse(f"operator {name} has no rule for sharing")
-        return None
+        return self.refuse(f"operator {name} has no rule for sharing")
 
     def refuse(self, reason: str) -> NoReturn:
         raise Refused(reason)

@@ -51,7 +51,9 @@ def _reduce(reader: Reader, x: Layout, dims: list[int], keepdim: bool, op: str, 
     dims_out = [s for a, s in enumerate(x.node.dims) if a not in axes]
     if op in ("aten.sum.dim_IntList", "aten.mean.dim") and x.node.dtype != reader.result_dtype():
         dtype = reader.result_dtype()
-        return Layout(reader.node(op, [x.node, [a - rank for a in axes], False], dims_out, dtype, {"dtype": dtype}), groups)
+        return Layout(
+            reader.node(op, [x.node, [a - rank for a in axes], False], dims_out, dtype, {"dtype": dtype}), groups
+        )
     return Layout(reader.node(op, [x.node, *before, [a - rank for a in axes]], dims_out, reader.result_dtype()), groups)
 
 

@@ -249,7 +249,7 @@ def _table_rows(reader: Reader, table: Layout, index: Layout, dim: int) -> Layou
     width = list(table.node.dims[1:])
     rows = reshape(reader.graph, table.node, [table.node.dims[0], table.node.numel // max(table.node.dims[0], 1)])
     wrapped = _wrap(reader, flat.node, table.node.dims[0])
-    node = reader.node("embedding", [rows, wrapped], [*flat.node.dims, rows.dims[1]], rows.dtype)
+    node = reader.node("embedding", [rows, wrapped, None], [*flat.node.dims, rows.dims[1]], rows.dtype)
     node = reshape(reader.graph, node, [*flat.node.dims, *width])
     lead = len(flat.node.dims)
     rest = [(lead + k,) for k in range(len(width))]

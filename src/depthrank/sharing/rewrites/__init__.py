@@ -9,6 +9,7 @@ from depthrank.sharing.rewrites.contract_deferred_products import contract_defer
 from depthrank.sharing.rewrites.defer_broadcast_products import defer_broadcast_products
 from depthrank.sharing.rewrites.defer_broadcast_sums import defer_broadcast_sums
 from depthrank.sharing.rewrites.drop_masked_parts import drop_masked_parts
+from depthrank.sharing.rewrites.fold_batch_norm import fold_batch_norm
 from depthrank.sharing.rewrites.hoist_request_work import hoist_request_work
 from depthrank.sharing.rewrites.keep_concat_unwritten import keep_concat_unwritten
 from depthrank.sharing.rewrites.look_up_parts import look_up_parts
@@ -29,6 +30,7 @@ PIPELINE: tuple[tuple[str, Callable[..., Any]], ...] = (
     ("look_up_parts", look_up_parts),
     ("drop_masked_parts", drop_masked_parts),
     ("push_elementwise_through_concat", push_elementwise_through_concat),
+    ("fold_batch_norm", fold_batch_norm),
     ("defer_broadcast_sums", defer_broadcast_sums),
     ("defer_broadcast_products", defer_broadcast_products),
     ("split_linear_over_concat", split_linear_over_concat),

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from depthrank.sharing.algebra import Concat, Sum, Term, Val, Value, broadcast, numel
-from depthrank.sharing.ir import Region
+from depthrank.sharing.ir import Node, Region
 from depthrank.sharing.sharer import Call, Sharer
 
 _SUMS = ("aten.add.Tensor", "aten.sub.Tensor", "aten.add.Scalar", "aten.sub.Scalar", "aten.rsub.Scalar")
@@ -30,6 +30,8 @@ def defer_broadcast_sums(s: Sharer, call: Call) -> Value | None:
         return None
     if any(v.dtype != call.dtype for v in call.operands):
         return None
+    if not s.sole_reader and any(isinstance(v, Sum) and v.written_out for v in call.operands):
+        return None  # others need it whole: terms apart would be computed twice
     if call.op in _SUMS and call.kwargs.get("alpha", 1) == 1 and len(call.args) == 2:
         return _sum(s, call)
     if call.op in _PRODUCTS and not call.kwargs:
@@ -91,8 +93,20 @@ def _multiply_add(s: Sharer, call: Call) -> Value | None:
     x, scale, shift = call.args
     if not isinstance(x, Sum):
         return None
-    terms = [Term((*t.factors, scale.node), t.scale) for t in x.terms]
+    terms = [_scaled_term(s, t, scale.node) for t in x.terms]
     return s.simplified([*terms, Term((shift.node,))], call.dims)
+
+
+def _scaled_term(s: Sharer, term: Term, scale: Node) -> Term:
+    """A constant times a term; a request's own weight takes it in, once a request."""
+    first = term.factors[0]
+    if len(term.factors) == 1 and first.op == "linear_by_request" and first.args[2] is None:
+        x, weight, _ = first.args
+        if scale.numel == scale.dims[-1] == first.dims[-1]:
+            own = s.emit("aten.mul.Tensor", [weight, s.reshape(scale, (scale.numel, 1))], weight.dims, weight.dtype)
+            node = s.graph.add("linear_by_request", (x, own, None), Region.MIXED, first.dims, first.dtype)
+            return Term((node,), term.scale)
+    return Term((*term.factors, scale), term.scale)
 
 
 def _times_number(s: Sharer, total: Sum, number: float, call: Call) -> Value:

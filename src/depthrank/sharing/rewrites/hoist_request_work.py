@@ -46,10 +46,10 @@ def _linear(s: Sharer, call: Call) -> Value:
 
 
 def _embedding(s: Sharer, call: Call) -> Value:
-    weight, index = call.args
+    weight, index, padding = call.args
     node = s.force(index).node
     dims = (*node.dims, call.dims[-1])
-    return Val(s.emit("embedding", [weight.node, node], dims, call.dtype), call.dims)
+    return Val(s.emit("embedding", [weight.node, node, padding], dims, call.dtype), call.dims)
 
 
 __all__ = ["Region", "hoist_request_work"]

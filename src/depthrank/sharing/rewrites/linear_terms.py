@@ -1,6 +1,8 @@
 """A linear layer over terms: one product for each distinct tensor, however many columns or signs read it.
 
-W1 t + W2 h + W3 (t - h) is (W1 + W3) t + (W2 - W3) h: weights are added once at compile time, products are not repeated.
+W (r * v) = (W diag r) v: a request's vectors times a candidate's go into weights of the request, so that DIN's first
+layer over [t, h, t - h, t * h] is one product of all candidates with one matrix a request.
+W1 t + W2 h + W3 (t - h) is (W1 + W3) t + (W2 - W3) h: weights are added at compile time.
 """
 
 from __future__ import annotations
@@ -27,10 +29,19 @@ class Read:
 def linear_terms(s: Sharer, reads: Sequence[Read], rank: int) -> list[Term]:
     """The terms of sum_i W_i x_i; tensors that are read twice are multiplied once."""
     groups: dict[tuple[int, ...], tuple[Node, tuple[Node, ...], Node]] = {}
+    by_request: dict[int, tuple[Node, Node]] = {}  # a candidate's vector -> the request's own weight for it
     out: list[Term] = []
     for read in reads:
         carriers, rest = carriers_of(read.term, read.width)
-        weight = _scaled(s, read.weight, read.term.scale)
+        weight = s.scaled(read.weight, read.term.scale)
+        pair = _vector_and_request(carriers) if not rest else None
+        if pair is not None:
+            own = _request_weight(s, pair[1], weight)
+            known = by_request.get(pair[0].index)
+            if known is not None and known[1].dims == own.dims:
+                own = s.emit("aten.add.Tensor", [known[1], own], own.dims, own.dtype)
+            by_request[pair[0].index] = (pair[0], own)
+            continue
         if not carriers:  # the same number at every entry: the weight's row sums
             sums = s.emit("aten.sum.dim_IntList", [weight, [-1]], [weight.dims[0]], weight.dtype)
             out.append(Term((*rest, s.reshape(sums, (*[1] * (rank - 1), weight.dims[0])))))
@@ -40,17 +51,37 @@ def linear_terms(s: Sharer, reads: Sequence[Read], rank: int) -> list[Term]:
         if key in groups:
             weight = s.emit("aten.add.Tensor", [groups[key][2], weight], weight.dims, weight.dtype)
         groups[key] = (vector, rest, weight)
+    for vector, own in by_request.values():
+        alone = groups.pop((vector.index, -1), None)
+        if alone is not None:  # W v + W_r v = (W + W_r) v
+            own = s.emit("aten.add.Tensor", [own, alone[2]], own.dims, own.dtype)
+        x = s.lift(s.reshape(vector, vector.dims[-1:]))
+        out.append(Term((s.graph.add("linear_by_request", (x, own, None), Region.MIXED, own.dims[:-1], x.dtype),)))
     return out + _products(s, list(groups.values()))
+
+
+def _vector_and_request(carriers: Sequence[Node]) -> tuple[Node, Node] | None:
+    """A candidate's vector times a request's [.., L, D], of which each row would be multiplied out."""
+    if len(carriers) != 2:
+        return None
+    slow, fast = sorted(carriers, key=lambda f: -f.region)
+    if slow.region <= Region.REQUEST or fast.region != Region.REQUEST:
+        return None
+    if any(n != 1 for n in slow.dims[:-1]) or fast.numel == fast.dims[-1]:
+        return None
+    return slow, fast
+
+
+def _request_weight(s: Sharer, request: Node, weight: Node) -> Node:
+    """W diag(r_l) for every row l of the request: [.., L, out, in]."""
+    rows = s.reshape(request, (*request.dims[:-1], 1, request.dims[-1]))
+    return s.emit("aten.mul.Tensor", [rows, weight], (*request.dims[:-1], *weight.dims), weight.dtype)
 
 
 def carriers_of(term: Term, width: int) -> tuple[list[Node], tuple[Node, ...]]:
     """Factors that vary along the last axis, and the others."""
     carriers = [f for f in term.factors if f.dims[-1] == width]
     return carriers, tuple(f for f in term.factors if f not in carriers)
-
-
-def _scaled(s: Sharer, weight: Node, scale: float) -> Node:
-    return s.scaled(weight, scale)
 
 
 def _products(s: Sharer, groups: Sequence[tuple[Node, tuple[Node, ...], Node]]) -> list[Term]:

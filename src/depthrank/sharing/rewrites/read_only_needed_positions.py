@@ -109,7 +109,9 @@ class _Pusher:
         if op == "cat":
             return self._cat(node, axis, start, end)
         if op == "embedding" and axis < -1:
-            return self._again(node, (node.args[0], self.cut(node.args[1], axis + 1, start, end, 1)), axis, size)
+            return self._again(
+                node, (node.args[0], self.cut(node.args[1], axis + 1, start, end, 1), node.args[2]), axis, size
+            )
         if op in _ONE_AXIS and node.args[1] not in (axis, (axis,)):
             return self._again(node, (self.cut(node.args[0], axis, start, end, 1), *node.args[1:]), axis, size)
         if op in ("aten.layer_norm.default", "aten.rms_norm.default") and -axis > len(node.args[1]):

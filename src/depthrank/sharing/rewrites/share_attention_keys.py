@@ -22,9 +22,9 @@ def share_attention_keys(s: Sharer, call: Call) -> Value | Declined | None:
     if call.op != "attention":
         return None
     q, k, v, mask, scale = call.args
-    if isinstance(q, Concat) and q.axis == -2 and any(p.value.region <= Region.REQUEST for p in q.parts):
-        if s.force(k).region <= Region.REQUEST or _hides_candidates(s, call):
-            return _by_queries(s, call)
+    partly = isinstance(q, Concat) and q.axis == -2 and any(p.value.region <= Region.REQUEST for p in q.parts)
+    if partly and (k.region <= Region.REQUEST or _hides_candidates(s, call)):
+        return _by_queries(s, call)
     if isinstance(k, Concat) and isinstance(v, Concat) and k.axis == v.axis == -2:
         seen = _visible(s, mask, k.dims[-2])
         if len(seen) < k.dims[-2]:

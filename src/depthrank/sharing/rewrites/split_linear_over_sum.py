@@ -20,7 +20,7 @@ def split_linear_over_sum(s: Sharer, call: Call) -> Value | Declined | None:
     x, weight, bias = call.args
     apart = sum(_work(s, t, x) for t in x.terms)
     whole = _rows(s, x.region) * numel(broadcast(*(t.dims for t in x.terms)))
-    if apart > whole:
+    if apart > 1.1 * whole:
         nodes = tuple(f for t in x.terms for f in t.factors)
         return Declined("term by term is more work than the sum as a whole", nodes)
     terms = linear_terms(s, [Read(t, weight.node, x.dims[-1]) for t in x.terms], len(call.dims))
