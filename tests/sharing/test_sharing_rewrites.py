@@ -1,6 +1,6 @@
 """The conformance suite of the rewrites: each is applied where its law holds, declines with nodes where it does not,
 
-is exact in double precision, gives the same graph when run again, and states its law in its first line.
+is exact in double precision, is deterministic, and states its law in its first line.
 """
 
 from __future__ import annotations
@@ -152,7 +152,7 @@ def test_a_rewrite_leaves_alone_what_its_law_does_not_cover(name: str) -> None:
 
 @pytest.mark.parametrize("name", LAWS)
 def test_sharing_again_gives_the_same_graph(name: str) -> None:
-    """Deterministic, and idempotent: evaluating the rewritten model's own parts offers nothing more to rewrite."""
+    """The pipeline has no state: what it emits depends on the model alone."""
     module = Toy(LAWS[name].applies)
     inputs = read_example(module, example(torch.float32))
     sides = split_sides(inputs, ["history", "user"])

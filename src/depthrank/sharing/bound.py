@@ -11,7 +11,9 @@ from torch import Tensor
 from depthrank.errors import SharingError, did_you_mean
 from depthrank.sharing.calls import check_rows
 from depthrank.sharing.execution import Parts
+from depthrank.sharing.inputs import split_pairs
 from depthrank.sharing.program import Program
+from depthrank.sharing.verify import TOLERANCE, distance, tensors_of
 
 if TYPE_CHECKING:
     from depthrank.sharing.shared import BoundShared, Shared
@@ -42,4 +44,29 @@ def bind(shared: Shared, rebind: Callable[[frozenset[str]], Program], items: Map
         for start in range(0, rows, ROWS_AT_ONCE):
             chunks.append(parts.tabulate({n: t[start : start + ROWS_AT_ONCE] for n, t in items.items()}))
     tables = tuple(torch.cat(pieces) for pieces in zip(*chunks)) if len(chunks) > 1 else chunks[0]
-    return BoundShared(program, shared.report, tables, rows)
+    bound = BoundShared(program, shared.report, tables, rows)
+    _check_equal(shared, bound, items, rows)
+    return bound
+
+
+def _check_equal(shared: Shared, bound: BoundShared, items: Mapping[str, Tensor], num_items: int) -> None:
+    """The bound form against the shared one on the example's requests and rows spread over the catalogue."""
+    inputs, _ = shared._original
+    request, candidate = split_pairs(shared.program.sides, inputs.example)
+    num = next(iter(candidate.values())).shape[0]
+    device = next(iter(items.values())).device
+    rows = torch.linspace(0, num_items - 1, num, device=device).round().long()
+    other = {n: candidate[n] for n in bound.other_names}
+    whole = {**candidate, **{n: t[rows] for n, t in items.items()}}
+    first = {n: t[:1] for n, t in request.items()}
+    index = torch.arange(num, device=device)
+    for given, owner in ((first, None), (request, index)):
+        if owner is not None and num < 2:
+            continue
+        expected = tensors_of(shared.score(shared.encode(given), whole, owner))
+        for a, b in zip(tensors_of(bound(given, rows, other, owner)), expected):
+            error = distance(a, b)
+            if error > TOLERANCE:
+                raise SharingError(
+                    f"the bound form differs from the shared one by {error:.1e}: a fault of the compiler"
+                )

@@ -90,7 +90,10 @@ _KNOWN_FAILURES = (
         r"data-dependent|GuardOnDataDependent|Could not guard",
         "control flow or a shape depends on the values of the batch",
     ),
-    (r"Constraints violated", "the batch size is tied to a fixed number"),
+    (
+        r"Constraints violated",
+        "the batch size is tied to a fixed number, or to how many values a mask selects (masked_select, x[mask])",
+    ),
     (r"mutat|assigned during export", "the module changes its own state in forward"),
 )
 

@@ -31,7 +31,10 @@ def defer_broadcast_sums(s: Sharer, call: Call) -> Value | None:
     if any(v.dtype != call.dtype for v in call.operands):
         return None
     if not s.sole_reader and any(isinstance(v, Sum) and v.written_out for v in call.operands):
-        return None  # others need it whole: terms apart would be computed twice
+        # others need it whole, and terms apart would be computed twice
+        whole = [s.force(v) if isinstance(v, Sum) and v.written_out else v for v in call.operands]
+        forced: Value = s.apply(call.op, call.with_operands(whole), call.dims, call.dtype, call.kwargs)
+        return forced
     if call.op in _SUMS and call.kwargs.get("alpha", 1) == 1 and len(call.args) == 2:
         return _sum(s, call)
     if call.op in _PRODUCTS and not call.kwargs:
