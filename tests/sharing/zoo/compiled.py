@@ -16,14 +16,23 @@ from . import SMALL, Sizes, make
 NUM_ITEMS = 50
 
 
-@cache
 def original(name: str, sizes: Sizes = SMALL, dtype: torch.dtype = torch.float32) -> nn.Module:
+    """The one module of this name, sizes and dtype."""
+    return _original(name, sizes, dtype)
+
+
+def shared(name: str, sizes: Sizes = SMALL, dtype: torch.dtype = torch.float32) -> Any:
+    """``share`` of the original, with an example in its dtype."""
+    return _shared(name, sizes, dtype)
+
+
+@cache  # on all three arguments: with defaults the same model would be built once a way of calling
+def _original(name: str, sizes: Sizes, dtype: torch.dtype) -> nn.Module:
     return make(name, sizes).build().to(dtype)
 
 
 @cache
-def shared(name: str, sizes: Sizes = SMALL, dtype: torch.dtype = torch.float32) -> Any:
-    """``share`` of the original, with an example in its dtype."""
+def _shared(name: str, sizes: Sizes, dtype: torch.dtype) -> Any:
     model = make(name, sizes)
     example = model.example(double=dtype == torch.float64)
     logging.disable(logging.DEBUG)  # pytest would keep every step of an export
