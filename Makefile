@@ -3,13 +3,16 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready-for-depthrank
 
-.PHONY: demo test check bench setup system-packages clean
+.PHONY: demo test test-slow check bench setup system-packages clean
 
 demo: $(READY)  ## train on MovieLens-100K, serve it, rank, post an event, rank again (NO_SERVE=1: end by itself)
 	$(BIN)/depthrank demo $(if $(NO_SERVE),--no-serve)
 
 test: $(READY) system-packages  ## the test suite
 	$(BIN)/pytest $(PYTEST_ARGS)
+
+test-slow: $(READY)  ## the zoo of shared models at full size and in double precision (an hour)
+	$(BIN)/pytest -m slow $(PYTEST_ARGS)
 
 check: $(READY)  ## lint, format, types, import layers
 	$(BIN)/ruff check .

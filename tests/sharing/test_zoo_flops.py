@@ -14,7 +14,6 @@ from zoo.oracle import counted_flops
 NUM_CANDIDATES = 40
 WITH_FORM = [name for name in zoo.NAMES if zoo.make(name, zoo.SMALL).work is not None]
 OPEN = {
-    "DCN": "cross layers behind the first read x written out",
     "DCNv2Full": "bound, the second cross layer runs its linear over sums term by term",
     "DLRM": "the (user, user) block of the dot products runs per candidate",
 }
