@@ -125,9 +125,9 @@ def edcn(s: Sizes) -> WorkForm:
 
 
 def afm(s: Sizes) -> WorkForm:
-    """The FM vector is mixed; only the linear part splits. Bound, its request part passes apart."""
+    """The FM vector is mixed; only the linear part splits."""
     attention = mixed(s.width, AFM_HIDDEN) + mixed(AFM_HIDDEN, 1) + mixed(s.width, 1)
-    return (over_embeddings(s, 1) + attention + Work(bound_request=2 * s.width * AFM_HIDDEN)).form()
+    return (over_embeddings(s, 1) + attention).form()
 
 
 def pairs_of(s: Sizes) -> tuple[int, int, int]:
