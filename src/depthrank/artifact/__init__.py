@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from depthrank.artifact.default_log import default_log_url
 from depthrank.artifact.inspect import ArtifactInfo, inspect_artifact
 from depthrank.artifact.manifest import FileEntry, Manifest, read_manifest
 from depthrank.artifact.store import Artifact, Contents, load_artifact, save_artifact, verify_artifact
@@ -12,6 +13,7 @@ __all__ = [
     "Contents",
     "FileEntry",
     "Manifest",
+    "default_log_url",
     "inspect_artifact",
     "load_artifact",
     "read_manifest",

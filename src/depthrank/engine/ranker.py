@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from depthrank.artifact import Artifact, load_artifact
+from depthrank.artifact import Artifact, default_log_url, load_artifact
 from depthrank.catalogue import Catalogue, UpsertResult
 from depthrank.engine.candidates import resolve_candidates
 from depthrank.engine.explain import explain
@@ -69,7 +69,7 @@ class Ranker:
         artifact = load_artifact(path)
         if isinstance(log, EventLog):
             return cls(artifact, log, limits=limits)
-        opened = open_log(log or f"lmdb:{Path(path).resolve().parent / 'events'}")
+        opened = open_log(log or default_log_url(path))
         try:
             return cls(artifact, opened, limits=limits, owns_log=True)
         except BaseException:

@@ -11,7 +11,7 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from depthrank.artifact import load_artifact
+from depthrank.artifact import default_log_url, load_artifact
 from depthrank.data import (
     BatchLoader,
     Examples,
@@ -32,7 +32,6 @@ from depthrank.evaluate.scorer import ModelScorer, Scorer
 from depthrank.events import EventLog, open_log
 from depthrank.features import Counters, FeatureEncoder
 from depthrank.schema import Spec
-from depthrank.training import default_log_url
 
 _LEFT_OUT = -1
 

@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from depthrank.training.train import TrainReport, default_log_url, train
+from depthrank.training.train import TrainReport, train
 
-__all__ = ["TrainReport", "default_log_url", "train"]
+__all__ = ["TrainReport", "train"]

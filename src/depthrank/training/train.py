@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from blake3 import blake3
 
-from depthrank.artifact import Contents, Manifest, save_artifact
+from depthrank.artifact import Contents, Manifest, default_log_url, save_artifact
 from depthrank.catalogue import Catalogue
 from depthrank.data import (
     Batch,
@@ -86,11 +86,6 @@ def train(
     finally:
         if opened is not None:
             opened.close()
-
-
-def default_log_url(artifact: str | Path) -> str:
-    """The event log of an artifact unless another is named: the folder ``events`` beside it."""
-    return f"lmdb:{Path(artifact).resolve().parent / 'events'}"
 
 
 class _Run:
