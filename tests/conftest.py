@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+
 import pytest
 import torch
 from hypothesis import settings
@@ -10,6 +12,7 @@ from planted_world import World, write_world
 
 settings.register_profile("untimed", deadline=None)  # how long an example takes says nothing on a shared machine
 settings.load_profile("untimed")
+logging.getLogger("torch.__trace").propagate = False  # or pytest keeps every step of an export
 
 
 @pytest.fixture(scope="session")

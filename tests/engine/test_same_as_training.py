@@ -54,9 +54,11 @@ def request_of(ranker, batch, r: int) -> Request:
 def job_of(ranker, request: Request) -> Job:
     generation = ranker.generation
     checked = check_request(request, ranker.limits)
-    candidates = resolve_candidates(checked, generation.items, generation.store.size)
+    snapshot = generation.store.snapshot()
+    candidates = resolve_candidates(checked, generation.items, snapshot.size)
     history = ranker._read_history(str(checked.user), checked.time_ms, [])
-    return Job(generation, checked, candidates, np.ones(len(candidates)), history, checked.time_ms, Timings())
+    ones = np.ones(len(candidates))
+    return Job(generation, snapshot, checked, candidates, ones, history, checked.time_ms, Timings(), 0)
 
 
 def test_a_served_request_is_encoded_bit_for_bit_as_its_test_batch(both):

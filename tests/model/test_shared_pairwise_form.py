@@ -6,8 +6,6 @@ Legend: B (request, candidate) pairs, P history positions, D width.
 
 from __future__ import annotations
 
-import logging
-
 import torch
 from torch import Tensor, nn
 from torch.testing import assert_close
@@ -86,7 +84,6 @@ def shared_form(ranker: ElasticRanker, item_columns, make_inputs) -> Shared:
     """The pairwise module, shared over everything that depends on the request."""
     request, candidates = make_inputs([1, 1, 1, 1], [8, 5, 0, 3], seed=3)
     example = (*_columns(request), candidates.rows_N, candidates.floats_NF)
-    logging.getLogger("torch.__trace").propagate = False  # or pytest keeps every step of the export
     return share(PairwiseRanker(ranker, item_columns).eval(), example, request_inputs=REQUEST_INPUTS)
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import logging
-
 import pytest
 import torch
 
@@ -11,4 +9,3 @@ import torch
 @pytest.fixture(autouse=True)
 def quiet_exports() -> None:
     torch.set_num_threads(1)
-    logging.getLogger("torch.__trace").propagate = False

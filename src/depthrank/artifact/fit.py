@@ -62,8 +62,14 @@ def _check_bounds(config: ModelConfig) -> None:
         "item_tokens": config.item_tokens,
         "candidate_tokens": config.candidate_tokens,
     }
-    layers = {"router_layers": config.router_layers, "levels": config.num_levels}
+    layers = {"levels": config.num_levels}
+    if config.foreign_at(0) is None:
+        layers["router_layers"] = config.router_layers
+    if any(not 0 <= f.level <= len(config.levels) for f in config.foreign):
+        raise ArtifactError("the manifest's model has a foreign level that is none of its levels")
     for number, level in enumerate(config.levels, start=1):
+        if config.foreign_at(number) is not None:
+            continue
         layers |= {
             f"reads of level {number}": config.encoder_layers,
             f"layers of level {number}": level.interaction_layers,
@@ -80,5 +86,5 @@ def _check_bounds(config: ModelConfig) -> None:
         raise ArtifactError(
             f"the manifest's model has width {config.width}, which {config.heads} rotary heads cannot share"
         )
-    if not 0 <= config.dropout < 1 or any(min(level.reads, default=-1) < 0 for level in config.levels):
+    if not 0 <= config.dropout < 1 or any(min(level.reads, default=0) < 0 for level in config.levels):
         raise ArtifactError("the manifest's model has a dropout or layers to read that are out of bounds")

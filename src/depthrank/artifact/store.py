@@ -15,6 +15,7 @@ from blake3 import blake3
 from safetensors import SafetensorError
 
 from depthrank.artifact.fit import HOSTILE, check_config, plain_spec
+from depthrank.artifact.foreign import load_foreign, save_foreign
 from depthrank.artifact.manifest import (
     FORMAT,
     MANIFEST_NAME,
@@ -124,12 +125,15 @@ def _load(root: Path, manifest: Manifest) -> Artifact:
         raise ArtifactError(
             f"{root} does not hold an artifact of this version: {type(error).__name__}: {error}"
         ) from error
-    return Artifact(root, manifest, spec, load_weights(config, folder), encoder, items, users)
+    model = load_weights(config, folder)
+    load_foreign(model, folder, encoder.layout)
+    return Artifact(root, manifest, spec, model, encoder, items, users)
 
 
 def _write_files(folder: Path, contents: Contents) -> None:
     folder.mkdir()
     save_weights(contents.model, folder)
+    save_foreign(contents.model, folder)
     contents.encoder.save(folder / "features")
     contents.items.save(folder / "items")
     if contents.users is not None:

@@ -16,7 +16,7 @@ from torch import Tensor
 from depthrank.artifact.fit import HOSTILE
 from depthrank.artifact.storage import write_array
 from depthrank.errors import ArtifactError
-from depthrank.model import ElasticRanker, ModelConfig
+from depthrank.model import ElasticRanker, ForeignLevel, ModelConfig
 
 DENSE_NAME = "dense.safetensors"
 TABLE_SUFFIX = ".table.weight"
@@ -26,7 +26,10 @@ def save_weights(model: ElasticRanker, folder: Path) -> None:
     """Write the model's weights below ``folder``."""
     dense: dict[str, Tensor] = {}
     (folder / "tables").mkdir(parents=True, exist_ok=True)
+    foreign = {f"{name}." for name, level in model.named_modules() if isinstance(level, ForeignLevel)}
     for name, tensor in model.state_dict().items():
+        if name.startswith(tuple(foreign)):
+            continue  # a graph of its own holds these
         value = tensor.detach().cpu().contiguous()
         if name.endswith(TABLE_SUFFIX):
             write_array(_table_path(folder, name), value.numpy())

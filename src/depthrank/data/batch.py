@@ -14,6 +14,7 @@ from depthrank.catalogue import Catalogue
 from depthrank.data.candidates import Candidates, CandidateSource
 from depthrank.data.examples import Examples
 from depthrank.data.histories_in_memory import HistoriesInMemory
+from depthrank.data.token_histories import SharedHistory, TokenHistories
 from depthrank.events import EventLog
 from depthrank.features import Counters, Encoded, EncodedHistory, FeatureEncoder, HistoryCodes
 from depthrank.schema import Spec
@@ -29,7 +30,8 @@ class Batch:
     item_row: int64 [N] in the items catalogue; request_of_candidate: int64 [N], ascending; label: float32 [N, K], NaN =
     none; position: int32 [N], -1 = unknown; log_q: float32 [N], log probability of a draw for sampled negatives, 0 for
     others; is_sampled: bool [N]; user: R ids; time_ms: int64 [R]; example: int64 [R], rows of the examples;
-    context: the raw values, for slices of metrics.
+    context: the raw values, for slices of metrics. ``shared``: where it is given, ``history`` is its [S] sequences, and
+    it says which of them each request reads, and how much of it.
     """
 
     request: Encoded
@@ -46,6 +48,7 @@ class Batch:
     example: Int64
     context: dict[str, list[object]]
     columns: dict[str, npt.NDArray[np.generic]]
+    shared: SharedHistory | None = None
 
     def __len__(self) -> int:
         return len(self.user)
@@ -69,6 +72,7 @@ class BatchAssembler:
     users: Catalogue | None
     codes: HistoryCodes
     memory: HistoriesInMemory | None = None
+    tokens: TokenHistories | None = None
 
     def assemble(self, requests: Int64, source: CandidateSource, rng: np.random.Generator) -> Batch:
         """The batch of these rows of the examples, with candidates from ``source``."""
@@ -79,11 +83,12 @@ class BatchAssembler:
         user = [examples.user[r] for r in rows]
         time_ms = examples.time_ms[requests]
         context = {c: [values[r] for r in rows] for c, values in examples.context.items()}
+        shared = self.tokens.shared(user, time_ms) if self.tokens is not None else None
         return Batch(
             request=self.encoder.encode_requests(
                 user, examples.user_row[requests], context, time_ms, self.users, self.counters
             ),
-            history=self._history(user, time_ms),
+            history=self._history(user, time_ms) if shared is None else shared.sequences,
             candidate=self.encoder.encode_candidates(
                 candidates.item_row,
                 candidates.request_of_candidate,
@@ -105,6 +110,7 @@ class BatchAssembler:
             example=requests,
             context=context,
             columns=candidates.columns,
+            shared=shared,
         )
 
     def _history(self, user: list[str], time_ms: Int64) -> EncodedHistory:

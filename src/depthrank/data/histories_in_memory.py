@@ -30,25 +30,41 @@ class HistoriesInMemory:
         names = list(dict.fromkeys(users))
         self._code_of = {user: code for code, user in enumerate(names)}
         as_of = np.full(len(names), _END_OF_TIME_MS, dtype=np.int64)
-        self._events = log.histories(names, as_of, _ALL, list(actions))
-        user_of_event = np.repeat(np.arange(len(names), dtype=np.int64), np.diff(self._events.offsets))
-        # the rank of a time among all times: (user, rank) is one sortable number, whatever the span of times
-        self._times = np.unique(self._events.time_ms)
-        self._key = user_of_event * (len(self._times) + 1) + np.searchsorted(self._times, self._events.time_ms)
-        late = self._events.appended_ms > self._events.time_ms
+        self.events = log.histories(names, as_of, _ALL, list(actions))
+        user_of_event = np.repeat(np.arange(len(names), dtype=np.int64), np.diff(self.events.offsets))
+        self._times = np.unique(self.events.time_ms)
+        self._key = self.keys_of(user_of_event, self.events.time_ms)
+        late = self.events.appended_ms > self.events.time_ms
         self._has_late = np.bincount(user_of_event[late], minlength=len(names)) > 0
+        self._last_arrival = np.full(len(names), -_END_OF_TIME_MS, dtype=np.int64)
+        np.maximum.at(self._last_arrival, user_of_event[late], self.events.appended_ms[late])
+
+    def codes_of(self, users: Sequence[str]) -> Int64:
+        """The code of each user: its place in ``events``, int64 [n]."""
+        return np.array([self._code_of[user] for user in users], dtype=np.int64)
+
+    def keys_of(self, code: Int64, time_ms: Int64) -> Int64:
+        """(user, the first time that is not before ``time_ms``) as one sortable number, whatever the span of times."""
+        return code * (len(self._times) + 1) + np.searchsorted(self._times, time_ms)
+
+    def stops_of(self, code: Int64, as_of_ms: Int64) -> Int64:
+        """Where each user's events of before ``as_of_ms`` end in ``events``, int64 [n]."""
+        return np.searchsorted(self._key, self.keys_of(code, as_of_ms)).astype(np.int64)
+
+    def all_arrived(self, code: Int64, as_of_ms: Int64) -> npt.NDArray[np.bool_]:
+        """Whether each user's late events, if any, had all arrived by then, bool [n]: what was past was known."""
+        return np.asarray(self._last_arrival[code] <= as_of_ms, dtype=np.bool_)
 
     def histories(self, users: Sequence[str], as_of_ms: Int64, limit: int) -> HistoryBatch:
         """The last ``limit`` events of n (user, time) pairs; see ``EventLog.histories``."""
-        code = np.array([self._code_of[user] for user in users], dtype=np.int64)
-        rank = np.searchsorted(self._times, as_of_ms)  # the first time that is not before the request
-        stop = np.searchsorted(self._key, code * (len(self._times) + 1) + rank)
-        start = np.maximum(self._events.offsets[code], stop - limit)
+        code = self.codes_of(users)
+        stop = self.stops_of(code, as_of_ms)
+        start = np.maximum(self.events.offsets[code], stop - limit)
         rows = gather_ranges(start, stop - start)
         lengths = stop - start
         if self._has_late[code].any():
             rows, lengths = self._without_unseen(code, stop, as_of_ms, limit)
-        events = self._events
+        events = self.events
         return HistoryBatch(
             offsets=np.r_[0, np.cumsum(lengths)].astype(np.int64),
             item_code=events.item_code[rows],
@@ -61,7 +77,7 @@ class HistoriesInMemory:
     def _without_unseen(self, code: Int64, stop: Int64, as_of_ms: Int64, limit: int) -> tuple[Int64, Int64]:
         """Rows and lengths where some events arrived late: those that had not arrived by the request are not seen."""
         picked = []
-        for first, last, at in zip(self._events.offsets[code].tolist(), stop.tolist(), as_of_ms.tolist(), strict=True):
-            seen = first + np.flatnonzero(self._events.appended_ms[first:last] <= at)
+        for first, last, at in zip(self.events.offsets[code].tolist(), stop.tolist(), as_of_ms.tolist(), strict=True):
+            seen = first + np.flatnonzero(self.events.appended_ms[first:last] <= at)
             picked.append(seen[max(len(seen) - limit, 0) :])
         return np.concatenate(picked).astype(np.int64), np.array([len(p) for p in picked], dtype=np.int64)

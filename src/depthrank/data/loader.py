@@ -14,6 +14,7 @@ from depthrank.data.candidates import CandidateSource, training_candidates
 from depthrank.data.examples import Examples
 from depthrank.data.histories_in_memory import MAX_EVENTS, HistoriesInMemory
 from depthrank.data.prefetch import prefetch
+from depthrank.data.token_histories import TokenHistories
 from depthrank.events import EventLog
 from depthrank.features import Counters, FeatureEncoder, HistoryCodes
 from depthrank.schema import Spec
@@ -28,7 +29,9 @@ class BatchLoader:
     ``epoch(e)`` depends on (seed, e) alone: a run that is interrupted continues at any epoch with the same batches.
     Training takes up to ``training.requests_per_user`` neighbouring requests of a user together (their histories share
     one encoding) and shuffles those runs; other splits come in the order of time. ``source``: which candidates a
-    request has, by default those that training scores. ``ahead``: batches prepared in advance; 0 does without a thread.
+    request has, by default those that training scores. ``share_histories``: one sequence for all requests of a user that
+    read a prefix of it (``Batch.shared``), where the events fit in memory. ``ahead``: batches prepared in advance; 0 does
+    without a thread.
     """
 
     def __init__(
@@ -44,14 +47,20 @@ class BatchLoader:
         users: Catalogue | None,
         seed: int = 0,
         source: CandidateSource | None = None,
+        share_histories: bool = False,
         ahead: int = 2,
     ) -> None:
         self._requests = examples.of_split(split)
         codes = HistoryCodes(log, items, spec.history_actions)
+        if counters is not None:
+            counters.index_all()
         memory = None
         if log.stats().events <= MAX_EVENTS:
             memory = HistoriesInMemory(log, [examples.user[r] for r in self._requests.tolist()], spec.history_actions)
-        self._assembler = BatchAssembler(spec, examples, encoder, log, counters, items, users, codes, memory)
+        tokens = None
+        if share_histories and memory is not None:
+            tokens = TokenHistories(memory, codes, spec.history.length, spec.history_events)
+        self._assembler = BatchAssembler(spec, examples, encoder, log, counters, items, users, codes, memory, tokens)
         share = spec.training.deep_share if split == "train" else 1.0
         self._source = source or training_candidates(spec, examples, items.size, share=share)
         self._batch_requests, self._batch_candidates = spec.training.batch_requests, spec.training.batch_candidates

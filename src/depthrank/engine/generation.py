@@ -11,21 +11,25 @@ from numpy.typing import NDArray
 
 from depthrank.artifact import Artifact
 from depthrank.catalogue import UpsertResult
+from depthrank.engine.costs import CostMeter
 from depthrank.engine.item_store import ItemStore
 from depthrank.engine.upserts import pack_upsert, replay_upserts
+from depthrank.engine.user_states import UserStates
 from depthrank.engine.valuation import value_weights
 from depthrank.events import EventLog, HistoryBatch
 from depthrank.features import Counters, EncodedHistory, HistoryCodes
 from depthrank.model import level_flops
 from depthrank.routing import LevelCost
+from depthrank.routing.cost_model import CostModel
 
 
 class Generation:
     """What stays the same for all requests to a model version, but for upserts, which it applies."""
 
-    def __init__(self, artifact: Artifact, log: EventLog) -> None:
+    def __init__(self, artifact: Artifact, log: EventLog, states: UserStates) -> None:
         """Encode the catalogue, as the log's upserts leave it, and rebuild the counters from the log."""
         self.artifact, self.items, self.users = artifact, artifact.items, artifact.users
+        self.states = states
         self._log, self._upsert_lock = log, threading.Lock()
         self.replayed = replay_upserts(self.items, log)
         self.store = ItemStore(artifact.model, artifact.encoder, self.items)
@@ -34,9 +38,15 @@ class Generation:
         self.weight_K: NDArray[np.float32] = value_weights(artifact.spec)
 
     @cached_property
-    def costs(self) -> tuple[LevelCost, ...]:
-        """FLOPs of each level; counted when a budget first asks for them."""
+    def flops(self) -> tuple[LevelCost, ...]:
+        """FLOPs of each level."""
         return tuple(LevelCost(f.request, f.candidate) for f in level_flops(self.artifact.model.config))
+
+    @cached_property
+    def costs(self) -> CostMeter:
+        """What stages take; a belief from FLOPs until something has run."""
+        flops = [(cost.request, cost.candidate) for cost in self.flops]
+        return CostMeter(CostModel.from_flops(flops, self.artifact.model.config.history_length))
 
     def encode_history(self, events: HistoryBatch, time_ms: int) -> EncodedHistory:
         """One user's events as tokens as of a time. Raises LogError where ids are asked of a log that cannot answer."""

@@ -1,14 +1,18 @@
 """Item-side values of the whole catalogue, kept ready: encoded once per model generation, changed rows on upsert.
 
-Rows are gathered under the same lock that an upsert writes under, so a request sees each item before or after an
-upsert, never in between. A row that is in the catalogue but not encoded yet is the unknown item, row 0.
+A request reads through a snapshot, at several times: vectors of all its candidates first, tokens of those that go
+deeper later. An upsert in between keeps what it overwrites for as long as an older snapshot lives, so a request sees
+each item before or after an upsert, never in between. A row that is in the catalogue but not encoded yet is the unknown
+item, row 0.
 
-Legend: V catalogue rows, N rows asked for, T item tokens, D width, K tasks.
+Legend: V catalogue rows, N rows asked for, L history tokens, T item tokens, D width, K tasks.
 """
 
 from __future__ import annotations
 
 import threading
+import weakref
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -21,51 +25,103 @@ from depthrank.model import ElasticRanker, ItemSide
 
 CHUNK_ROWS = 8_192
 SLACK = 1.25
+TOKENS, VECTOR, BIAS = range(3)  # the first of ``ItemSide.parts``
+
+
+@dataclass(frozen=True)
+class _Overwritten:
+    """What the refresh to ``version`` replaced: the old values of some rows, ascending."""
+
+    version: int
+    rows: NDArray[np.int64]
+    side: ItemSide
 
 
 class ItemStore:
-    """ItemSide for every catalogue row."""
+    """ItemSide for every catalogue row; ``version`` counts refreshes."""
 
     def __init__(self, model: ElasticRanker, encoder: FeatureEncoder, items: Catalogue) -> None:
         self._model, self._encoder, self._items = model, encoder, items
         self._lock = threading.Lock()
-        self._size = 0
         self._side = self._encode(np.arange(items.size, dtype=np.int64))
-        self._size = items.size
+        self._size, self._version = items.size, 0
+        self._changed_V = np.zeros(items.size, dtype=np.int64)
+        self._overwritten: list[_Overwritten] = []
+        self._snapshots: weakref.WeakSet[ItemSnapshot] = weakref.WeakSet()
 
     @property
     def size(self) -> int:
         """Rows ready to be ranked."""
         return self._size
 
+    def snapshot(self) -> ItemSnapshot:
+        """The store as it is now; hold it only as long as a request lives."""
+        with self._lock:
+            snapshot = ItemSnapshot(self, self._size, self._version)
+            self._snapshots.add(snapshot)
+            return snapshot
+
     def gather(self, rows_N: NDArray[np.int64]) -> ItemSide:
         """A private copy of the rows asked for; rows that are not encoded yet read as row 0."""
-        with self._lock:
-            index = torch.from_numpy(np.where(rows_N < self._size, rows_N, 0))
-            return self._side.rows(index)
+        return self.snapshot().side(rows_N)
 
     def refresh(self, rows: NDArray[np.int64]) -> None:
-        """Encode changed and new rows again and publish them together; every row below the largest is ready then."""
+        """Encode changed and new rows (ascending) again and publish them together; every row below the largest is
+        ready then."""
         if not rows.size:
             return
         fresh = self._encode(rows)
         index, size = torch.from_numpy(rows), int(rows.max()) + 1
         with self._lock:
+            self._version += 1
+            self._keep_for_snapshots(rows[rows < self._size])
             self._grow(size)
-            for own, new in zip(_parts(self._side), _parts(fresh), strict=True):
+            for own, new in zip(self._side.parts(), fresh.parts(), strict=True):
                 own[index] = new
+            self._changed_V[rows] = self._version
+            self._changed_V[self._size : size] = self._version  # they were row 0 until now
             self._size = max(self._size, size)
+
+    def _read(self, parts: tuple[int, ...], rows_N: NDArray[np.int64], size: int, version: int) -> list[Tensor]:
+        """Copies of some parts for N rows, as they were at ``version``."""
+        known_N = np.where(rows_N < size, rows_N, 0)
+        index = torch.from_numpy(known_N)
+        with self._lock:
+            found = [self._side.parts()[part][index] for part in parts]
+            for old in reversed(self._overwritten):  # the oldest above ``version`` is read last and stays
+                if old.version > version:
+                    place_N = np.searchsorted(old.rows, known_N)
+                    hit = np.flatnonzero(old.rows[np.minimum(place_N, old.rows.size - 1)] == known_N)
+                    source = torch.from_numpy(place_N[hit])
+                    for part, values in zip(parts, found, strict=True):
+                        values[torch.from_numpy(hit)] = old.side.parts()[part][source]
+        return found
+
+    def _changed_since(self, rows_L: NDArray[np.integer], version: int) -> NDArray[np.bool_]:
+        """Which rows have been encoded again since ``version``."""
+        with self._lock:
+            inside = rows_L < self._changed_V.size
+            changed: NDArray[np.bool_] = self._changed_V[np.where(inside, rows_L, 0)] > version
+            return changed & inside
+
+    def _keep_for_snapshots(self, rows: NDArray[np.int64]) -> None:
+        """Drop what no snapshot reads any more, and keep what is about to be overwritten while one may."""
+        oldest = min((snapshot.version for snapshot in self._snapshots), default=self._version)
+        self._overwritten = [old for old in self._overwritten if old.version > oldest]
+        if oldest < self._version and rows.size:
+            self._overwritten.append(_Overwritten(self._version, rows, self._side.rows(torch.from_numpy(rows))))
 
     def _grow(self, size: int) -> None:
         if size <= self._side.vector_UD.shape[0]:
             return
         capacity = int(size * SLACK)
         grown = []
-        for old in _parts(self._side):
+        for old in self._side.parts():
             new = old.new_zeros(capacity, *old.shape[1:])
             new[: old.shape[0]] = old
             grown.append(new)
         self._side = ItemSide(*grown)
+        self._changed_V = np.pad(self._changed_V, (0, capacity - self._changed_V.size))
 
     @torch.inference_mode(False)
     @torch.no_grad()
@@ -74,12 +130,35 @@ class ItemStore:
         for start in range(0, max(rows.size, 1), CHUNK_ROWS):
             encoded = self._encoder.encode_items(self._items, rows[start : start + CHUNK_ROWS])
             parts.append(self._model.encode_items(torch.from_numpy(encoded.ids), torch.from_numpy(encoded.floats)))
-        return ItemSide(
-            torch.cat([p.tokens_UTD for p in parts]),
-            torch.cat([p.vector_UD for p in parts]),
-            torch.cat([p.bias_UK for p in parts]),
-        )
+        return ItemSide(*(torch.cat(same) for same in zip(*(p.parts() for p in parts), strict=True)))
 
 
-def _parts(side: ItemSide) -> tuple[Tensor, ...]:
-    return side.tokens_UTD, side.vector_UD, side.bias_UK
+class ItemSnapshot:
+    """The store as one request sees it, however late it reads."""
+
+    def __init__(self, store: ItemStore, size: int, version: int) -> None:
+        self._store, self.size, self.version = store, size, version
+
+    def side(self, rows_N: NDArray[np.int64]) -> ItemSide:
+        """Every part of N rows."""
+        parts = tuple(range(len(self._store._side.parts())))
+        return ItemSide(*self._store._read(parts, rows_N, self.size, self.version))
+
+    def for_router(self, rows_N: NDArray[np.int64]) -> ItemSide:
+        """Vectors and biases of N rows, in their order; no tokens."""
+        vector_ND, bias_NK = self._store._read((VECTOR, BIAS), rows_N, self.size, self.version)
+        return ItemSide(self._store._side.tokens_UTD[:0], vector_ND, bias_NK, in_order=True)
+
+    def for_levels(self, rows_N: NDArray[np.int64]) -> ItemSide:
+        """Tokens of N rows, in their order; no vectors."""
+        (tokens_NTD,) = self._store._read((TOKENS,), rows_N, self.size, self.version)
+        side = self._store._side
+        return ItemSide(tokens_NTD, side.vector_UD[:0], side.bias_UK[:0], in_order=True)
+
+    def vectors(self, rows_L: NDArray[np.int64]) -> Tensor:
+        """Vectors [L, D]."""
+        return self._store._read((VECTOR,), rows_L, self.size, self.version)[0]
+
+    def differs(self, rows_L: NDArray[np.integer], version: int) -> NDArray[np.bool_]:
+        """Which rows may read otherwise in a snapshot of ``version``."""
+        return self._store._changed_since(rows_L, min(version, self.version))

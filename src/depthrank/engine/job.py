@@ -1,53 +1,78 @@
-"""One request on its way through the levels: its inputs encoded once, the user side begun once, levels run by a plan.
+"""One request on its way through the levels: its inputs encoded once, the user side begun once, then level by level.
 
 Legend: N candidates, K tasks.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 
 import numpy as np
 
+from depthrank.engine.candidate_items import CandidateItems
 from depthrank.engine.candidates import CandidateRows
+from depthrank.engine.costs import USER, StageCost
+from depthrank.engine.depth import Depth
 from depthrank.engine.generation import Generation
+from depthrank.engine.item_store import ItemSnapshot
 from depthrank.engine.order import top_candidates
+from depthrank.engine.pace import USER_STAGE, Pace
 from depthrank.engine.run_plan import PlanRun, Scores
 from depthrank.engine.timings import Timings
+from depthrank.engine.user_side import UserSide, encode_user
 from depthrank.engine.valuation import Valuation
 from depthrank.features import Encoded, EncodedHistory
-from depthrank.model import CandidateInputs, ItemSide, RequestState, candidate_inputs, request_inputs
-from depthrank.routing import Plan
+from depthrank.model import CandidateInputs, ItemSide, RequestState, UserState, candidate_inputs, request_inputs
 from depthrank.schema import RankedItem, Request
+
+Choose = Callable[["Job", Scores], Depth]
 
 
 class Job:
     """A checked request with its candidates and history; ``run`` scores it, ``ranked`` and ``explain`` read the result.
 
-    Raises RequestError for context and candidate values that features cannot use.
+    ``ticket``: of the user-state cache, taken before the history was read. Raises RequestError for context and
+    candidate values that features cannot use.
     """
 
     def __init__(
         self,
         generation: Generation,
+        snapshot: ItemSnapshot,
         request: Request,
         candidates: CandidateRows,
         factor_N: np.ndarray,
         history: EncodedHistory,
         time_ms: int,
         timings: Timings,
+        ticket: int,
     ) -> None:
         self.generation, self.request, self.candidates = generation, request, candidates
-        self.history, self.timings = history, timings
+        self.snapshot, self.history, self.time_ms, self.timings = snapshot, history, time_ms, timings
+        self.history_length = int(history.length[0])
         self.valuation = Valuation(generation.weight_K, factor_N)
         self.seen: RequestState | None = None
+        self.user: UserSide | None = None
+        self.depth: Depth | None = None
+        self.spent: list[StageCost] = []
+        self._ticket = ticket
         users, user = generation.users, [str(request.user)]
         self.user_row = np.zeros(1, np.int64) if users is None else users.row_of(user)
         with timings.stage("features"):
             self.encoded_request = self._encode_request(user, time_ms)
             self.inputs = self._encode_candidates(user, time_ms)
-            self.items: ItemSide = generation.store.gather(candidates.rows)
+        self._items = CandidateItems(generation.artifact.model, snapshot, candidates.rows, self.inputs)
+
+    @property
+    def items(self) -> ItemSide:
+        """The item side of every candidate."""
+        return self._items.whole
+
+    @property
+    def widths(self) -> tuple[int, ...]:
+        """The most candidates each level was to score; where time was up before that was decided, level 0 alone."""
+        deeper = len(self.generation.artifact.model.config.levels)
+        return (len(self.candidates), *[0] * deeper) if self.depth is None else self.depth.widths
 
     def _encode_request(self, user: list[str], time_ms: int) -> Encoded:
         generation = self.generation
@@ -66,43 +91,61 @@ class Job:
         )
         return candidate_inputs(encoded, np.arange(n), request_N)
 
-    def begin(self, request: Encoded, history: EncodedHistory) -> RequestState:
-        """The user side of one request, or of several that differ in their histories."""
-        rows = history.rows
-        items = self.generation.store.gather(rows.ravel().astype(np.int64))
-        place = np.arange(rows.size).reshape(rows.shape)
-        return self.generation.artifact.model.begin(request_inputs(request, history, place), items)
+    def begin(self, request: Encoded, history: EncodedHistory, state: UserState | None = None) -> RequestState:
+        """The user side of one request, or of several that differ in their histories; of one with its ``state``, the
+        history's items are read only by foreign levels."""
+        model, rows = self.generation.artifact.model, history.rows
+        read = rows if state is None or model.config.foreign else rows[:, :0]
+        items = self.snapshot.side(read.ravel().astype(np.int64))
+        place = np.arange(read.size).reshape(read.shape) if read.size else rows
+        return model.begin(request_inputs(request, history, place), items, state=state)
 
-    def run(self, plan: Plan, monotonic_s: Callable[[], float], started_s: float) -> Scores:
-        """Level 0 for all, then deeper levels by the plan; nothing starts after the deadline, which began to count at
-        ``started_s``."""
-        deadline_ms = self.request.deadline_ms
-        deadline_s = math.inf if deadline_ms is None else started_s + deadline_ms / 1e3
-
-        def out_of_time() -> bool:
-            return deadline_ms is not None and monotonic_s() >= deadline_s
-
+    def run(self, pace: Pace, choose: Choose) -> Scores:
+        """Level 0 for all, then deeper levels as ``choose`` says; nothing starts after the deadline."""
         model = self.generation.artifact.model
         scores = Scores.unscored(len(self.candidates), len(model.config.tasks))
-        scores.reasons.extend(plan.reasons)
-        if out_of_time():
+        if not pace.may_start():
             scores.scored.append(0)
+            scores.stopped = "the deadline passed before anything was scored"
             scores.reasons.append("deadline: it passed before anything was scored, candidates are in input order")
             return scores
-        with self.timings.stage("user"):
-            self.seen = self.begin(self.encoded_request, self.history)
+        with self.timings.stage(USER_STAGE), pace.chunk(USER_STAGE, 0):
+            self.seen = self._begin_user()
+        self._account_user(pace)
         run = PlanRun(
             model,
             self.seen,
-            self.items,
-            self.inputs,
+            self._items,
             self.valuation,
             self.timings,
-            out_of_time,
-            deadline_ms is not None,
+            pace,
+            self.generation.costs,
+            self.history_length,
+            lambda scored: choose(self, scored),
+            self.spent,
         )
-        run.run(plan, scores)
+        self.depth = run.run(scores)
+        self._keep_user()
+        self.generation.costs.observe(self.spent)
         return scores
+
+    def _begin_user(self) -> RequestState:
+        """The user's state, cached, extended or fresh, and what the request adds to it."""
+        generation = self.generation
+        key = generation.artifact.manifest.model_id, str(self.request.user)
+        self.user = encode_user(generation.artifact.model, generation.states, key, self.history, self.snapshot)
+        return self.begin(self.encoded_request, self.history, self.user.state)
+
+    def _account_user(self, pace: Pace) -> None:
+        assert self.user is not None
+        warm, tokens = self.user.new_tokens == 0 and self.user.warmth != "cold", self.user.new_tokens
+        predicted = self.generation.costs.rates.level_ms(USER, 0, tokens, warm=warm)
+        self.spent.append(StageCost(USER, 0, tokens, warm, predicted, pace.thread_ms(USER_STAGE)))
+
+    def _keep_user(self) -> None:
+        assert self.user is not None
+        if self.user.worth_keeping:
+            self.generation.states.put(self.user.key, self.user.encoded, self._ticket)
 
     def best(self, scores: Scores) -> list[int]:
         """The first ``top`` candidates in order."""

@@ -7,6 +7,7 @@ answer.
 from __future__ import annotations
 
 import logging
+import math
 import threading
 import time
 import uuid
@@ -20,16 +21,20 @@ import torch
 from depthrank.artifact import Artifact, default_log_url, load_artifact
 from depthrank.catalogue import Catalogue, UpsertResult
 from depthrank.engine.candidates import resolve_candidates
+from depthrank.engine.depth import Depth, FixedDepth
 from depthrank.engine.explain import explain
 from depthrank.engine.generation import Generation
 from depthrank.engine.job import Job
+from depthrank.engine.pace import Chunk, Pace
+from depthrank.engine.run_plan import Scores
 from depthrank.engine.served import served_events
 from depthrank.engine.timings import Timings
+from depthrank.engine.user_states import DEFAULT_STATE_BYTES, UserStates
 from depthrank.engine.valuation import value_factor
 from depthrank.errors import LogError
 from depthrank.events import AppendResult, EraseResult, EventBatch, EventLog, HistoryBatch, now_ms, open_log
 from depthrank.features import EncodedHistory
-from depthrank.routing import Plan, fixed_plan, plan_within_budget
+from depthrank.routing import fixed_plan, plan_within_budget
 from depthrank.schema import Answer, Degraded, Limits, Request, Spec
 from depthrank.schema.request import Mode
 from depthrank.schema.wire import check_request
@@ -52,26 +57,39 @@ class Ranker:
         clock: Callable[[], int] = now_ms,
         monotonic_s: Callable[[], float] = time.perf_counter,
         owns_log: bool = False,
+        user_state_bytes: int = DEFAULT_STATE_BYTES,
+        trace: Callable[[list[Chunk]], None] | None = None,
     ) -> None:
+        """``user_state_bytes`` bounds the cache of encoded histories (0: none). ``trace`` is told every request's chunks
+        of work, once it is ranked."""
         self.artifact, self.log, self.limits = artifact, log, limits or Limits()
         self.spec: Spec = artifact.spec
         self._clock, self._monotonic_s, self._owns_log = clock, monotonic_s, owns_log
         self._wall_clock = getattr(artifact.spec.dataset.main, "time", None) != "order"
         self._newest_event_ms, self._newest_lock = -1, threading.Lock()
-        self.generation = Generation(artifact, log)
+        self._trace = trace
+        self.states = UserStates(user_state_bytes)
+        self.generation = Generation(artifact, log, self.states)
 
     @classmethod
-    def load(cls, path: str | Path, log: EventLog | str | None = None, *, limits: Limits | None = None) -> Ranker:
+    def load(
+        cls,
+        path: str | Path,
+        log: EventLog | str | None = None,
+        *,
+        limits: Limits | None = None,
+        user_state_bytes: int = DEFAULT_STATE_BYTES,
+    ) -> Ranker:
         """Load the artifact at ``path``; ``log`` is a log, its URL, or None for the folder ``events`` beside it.
 
-        Raises ArtifactError or LogError, each with the one reason.
+        ``user_state_bytes`` bounds the cache of encoded histories; 0 turns it off. Raises ArtifactError or LogError, each with the one reason.
         """
         artifact = load_artifact(path)
         if isinstance(log, EventLog):
-            return cls(artifact, log, limits=limits)
+            return cls(artifact, log, limits=limits, user_state_bytes=user_state_bytes)
         opened = open_log(log or default_log_url(path))
         try:
-            return cls(artifact, opened, limits=limits, owns_log=True)
+            return cls(artifact, opened, limits=limits, owns_log=True, user_state_bytes=user_state_bytes)
         except BaseException:
             opened.close()
             raise
@@ -99,34 +117,43 @@ class Ranker:
             request = check_request(request, self.limits, wall_clock=self._wall_clock)
         time_ms = self._now() if request.time_ms is None else request.time_ms
         with timings.stage("candidates"):
-            candidates = resolve_candidates(request, generation.items, generation.store.size)
+            snapshot = generation.store.snapshot()
+            candidates = resolve_candidates(request, generation.items, snapshot.size)
             factor_N = value_factor(self.spec, candidates.columns, len(candidates), reasons)
         with timings.stage("history"):
+            ticket = self.states.ticket()
             history = self._read_history(str(request.user), time_ms, reasons)
-        job = Job(generation, request, candidates, factor_N, history, time_ms, timings)
-        plan = self._plan(request, len(candidates))
-        scores = job.run(plan, self._monotonic_s, started)
+        job = Job(generation, snapshot, request, candidates, factor_N, history, time_ms, timings, ticket)
+        pace = Pace(self._monotonic_s, math.inf if request.deadline_ms is None else started + request.deadline_ms / 1e3)
+        scores = job.run(pace, self._choose)
         scores.reasons[:0] = reasons
         with timings.stage("order"):
             best = job.best(scores)
             items = job.ranked(scores, best)
+        if self._trace is not None:
+            self._trace(pace.chunks)
         story = explain(job, scores, best) if request.explain else None
         timings.ms["total"] = (self._monotonic_s() - started) * 1e3
         return Answer(
             request_id=request_id or uuid.uuid4().hex,
             model=self.model_id,
             items=items,
-            plan=list(plan.widths),
+            plan=list(job.widths),
             candidates_scored=scores.scored,
             timings_ms=timings.ms,
             degraded=Degraded(bool(scores.reasons), scores.reasons),
             explain=story,
         )
 
-    def _plan(self, request: Request, num_candidates: int) -> Plan:
+    def _choose(self, job: Job, scores: Scores) -> Depth:
+        """How deep a request goes whose candidates level 0 has scored."""
+        request, n = job.request, len(job.candidates)
         if request.mode == "adaptive" and request.budget is not None:
-            return plan_within_budget(request.budget, num_candidates, self.generation.costs)
-        return fixed_plan(request.mode, num_candidates, self.artifact.model.config.num_levels)
+            depth = FixedDepth(plan_within_budget(request.budget, n, self.generation.flops))
+        else:
+            depth = FixedDepth(fixed_plan(request.mode, n, self.artifact.model.config.num_levels))
+        scores.reasons.extend(depth.reasons)
+        return depth
 
     def _now(self) -> int:
         """The time of a request that names none: after every acknowledged event, as a history ends before its time."""
@@ -175,6 +202,7 @@ class Ranker:
         """Remove a user from the log's files and from the counters."""
         result = self.log.erase(str(user))
         self.generation.counters.forget_user(str(user))
+        self.states.forget(str(user))
         return result
 
     def info(self) -> dict[str, Any]:

@@ -1,8 +1,8 @@
-"""Runs a plan for one request: level by level, chunk by chunk; no chunk starts after the deadline.
+"""Runs one request through its levels, chunk by chunk; no chunk starts after the deadline.
 
 Every level leaves a complete order: a candidate that a deeper level did not reach keeps the scores of the level that
 scored it last, and one that no level scored keeps its place in the input, behind all others. The best survivors go
-first, so what a deadline cuts off is the least promising.
+first, so what a deadline cuts off is the least promising. How deep the request goes is asked once level 0 has scored.
 
 Legend: N candidates, K tasks.
 """
@@ -15,14 +15,18 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
+from depthrank.engine.candidate_items import CandidateItems
+from depthrank.engine.costs import CostMeter, StageCost, chunk_size
+from depthrank.engine.depth import Depth
+from depthrank.engine.pace import Pace
 from depthrank.engine.timings import Timings
 from depthrank.engine.valuation import Valuation
-from depthrank.model import CandidateInputs, CandidateLayout, CandidateState, ElasticRanker, ItemSide, RequestState
-from depthrank.routing import Plan, keep_best
+from depthrank.model import CandidateLayout, CandidateState, ElasticRanker, RequestState
 
 CHUNK_CANDIDATES = 4_096
-CHUNK_WITH_DEADLINE = 512
+CHUNK_WITH_DEADLINE = 1_024
 ROUTER_CHUNK_WITH_DEADLINE = 8_192
 UNSCORED = -1
 
@@ -31,7 +35,8 @@ UNSCORED = -1
 class Scores:
     """The order so far: probabilities [N, K], value [N], and the level that scored each candidate last [N] (-1: none).
 
-    ``scored``: how many candidates each level scored; ``reasons``: why this is less than was asked for.
+    ``scored``: how many candidates each level scored; ``reasons``: why this is less than was asked for; ``stopped``:
+    why no level went on.
     """
 
     probability_NK: NDArray[np.float32]
@@ -39,6 +44,7 @@ class Scores:
     level_N: NDArray[np.int8]
     scored: list[int] = field(default_factory=list)
     reasons: list[str] = field(default_factory=list)
+    stopped: str = "every level of the plan has scored"
 
     @classmethod
     def unscored(cls, num_candidates: int, num_tasks: int) -> Scores:
@@ -52,58 +58,66 @@ class Scores:
 
 @dataclass
 class PlanRun:
-    """One request's inputs to its levels; ``out_of_time`` is asked before every chunk."""
+    """One request's inputs to its levels. ``choose`` says how deep it goes, given the scores of level 0."""
 
     model: ElasticRanker
     seen: RequestState
-    items: ItemSide
-    candidates: CandidateInputs
+    items: CandidateItems
     valuation: Valuation
     timings: Timings
-    out_of_time: Callable[[], bool] = lambda: False
-    has_deadline: bool = False
+    pace: Pace
+    costs: CostMeter
+    history_length: int
+    choose: Callable[[Scores], Depth]
+    spent: list[StageCost] = field(default_factory=list)
 
-    def run(self, plan: Plan, scores: Scores) -> None:
-        """Score by ``plan`` into ``scores``."""
+    def run(self, scores: Scores) -> Depth | None:
+        """Score into ``scores``; returns the depth chosen, None where time was up before."""
+        n = scores.value_N.size
         with self.timings.stage("level0"):
             logits_NK = self._route(scores)
-        survivors = np.arange(logits_NK.shape[0], dtype=np.int64)
-        if not self._finished(0, scores, plan.widths[0], survivors.size):
-            return
-        state: CandidateState | None = None
-        for level, width in enumerate(plan.widths[1:], start=1):
-            if width == 0:
+        if not self._finished(0, scores, n, logits_NK.shape[0]):
+            return None
+        with self.timings.stage("plan"):
+            depth = self.choose(scores)
+        survivors, state = np.arange(n, dtype=np.int64), None
+        for level in range(1, len(depth.widths)):
+            with self.timings.stage("survivors"):
+                kept = depth.keep(level - 1, scores.value_N[survivors], self.valuation.factor_N[survivors])
+            if not kept.size:
+                scores.stopped = f"nothing goes deeper than level {level - 1}"
                 break
             with self.timings.stage(f"level{level}"):
-                kept = keep_best(scores.value_N[survivors], width)
-                survivors = survivors[kept]
-                index = torch.from_numpy(kept)
+                survivors, index = survivors[kept], torch.from_numpy(kept)
                 state = None if state is None else state.select(index)
                 done, logits_NK, state = self._level(level, scores, survivors, logits_NK[index], state)
             if not self._finished(level, scores, survivors.size, done):
                 break
+        return depth
 
     def _finished(self, level: int, scores: Scores, asked: int, done: int) -> bool:
         """Account for a level; False where the deadline cut it off."""
         scores.scored.append(done)
         if done < asked:
             rest = "the others are in input order" if level == 0 else "the others keep the level before"
+            scores.stopped = f"the deadline passed in level {level}"
             scores.reasons.append(f"deadline: level {level} scored {done} of {asked} candidates, {rest}")
         return done == asked
 
-    def _route(self, scores: Scores) -> torch.Tensor:
+    def _route(self, scores: Scores) -> Tensor:
         """Level 0 over all candidates in input order: the logits [N', K] of those done in time."""
         n, done, bad = scores.value_N.size, 0, 0
-        chunk = min(n, ROUTER_CHUNK_WITH_DEADLINE) if self.has_deadline else n
-        logits: list[torch.Tensor] = []
-        while done < n and not self.out_of_time():
+        chunk = min(n, ROUTER_CHUNK_WITH_DEADLINE) if self.pace.has_deadline else n
+        logits: list[Tensor] = []
+        while done < n and self.pace.may_start():
             rows = np.arange(done, min(done + chunk, n))
-            part = self.candidates if rows.size == n else self.candidates.select(torch.from_numpy(rows))
-            logits.append(self.model.route(self.seen, self.items, part))
-            bad += self._publish(0, scores, rows, logits[-1])
+            with self.pace.chunk("level0", rows.size):
+                logits.append(self.model.route(self.seen, *self.items.for_router(rows)))
+                bad += self._publish(0, scores, rows, logits[-1])
             done += rows.size
         if bad:
             scores.reasons.append(f"level 0 gave no number for {bad} candidates: they are in input order")
+        self._account(0, done, warm=True)
         return torch.cat(logits) if logits else torch.zeros(0, scores.probability_NK.shape[1])
 
     def _level(
@@ -111,33 +125,54 @@ class PlanRun:
         level: int,
         scores: Scores,
         survivors: NDArray[np.int64],
-        logits_NK: torch.Tensor,
+        logits_NK: Tensor,
         state: CandidateState | None,
-    ) -> tuple[int, torch.Tensor, CandidateState | None]:
+    ) -> tuple[int, Tensor, CandidateState | None]:
         """One level over its survivors in chunks: how many were done, their logits and states."""
-        chunk = CHUNK_WITH_DEADLINE if self.has_deadline else CHUNK_CANDIDATES
-        logits, states, done, bad = [], [], 0, 0
-        while done < survivors.size and not self.out_of_time():
-            rows = survivors[done : done + chunk]
-            part = self.candidates.select(torch.from_numpy(rows))
+        warm = self._deepen(level)
+        logits: list[Tensor] = []
+        states: list[CandidateState] = []
+        done, bad = 0, 0
+        while done < survivors.size and self.pace.may_start():
+            rows = survivors[done : done + self._chunk(level)]
             here = slice(done, done + rows.size)
-            begun = self.model.start(self.items, part) if state is None else state.select(torch.arange(done, here.stop))
-            request_N = part.request_of_candidate_N
-            refined, after = self.model.refine(
-                level, self.seen, begun, request_N, logits_NK[here], CandidateLayout(request_N, 1)
-            )
-            bad += self._publish(level, scores, rows, refined)
+            with self.pace.chunk(f"level{level}", rows.size):
+                begun = self.items.start(rows) if state is None else state.select(torch.arange(done, here.stop))
+                request_N = torch.zeros(rows.size, dtype=torch.int64)
+                layout = CandidateLayout(request_N, 1)
+                refined, after = self.model.refine(level, self.seen, begun, request_N, logits_NK[here], layout)
+                bad += self._publish(level, scores, rows, refined)
             logits.append(refined)
             states.append(after)
             done = here.stop
         if bad:
             scores.reasons.append(f"level {level} gave no number for {bad} candidates: they keep the level before")
-        if not logits:
-            return 0, logits_NK[:0], None
-        joined = CandidateState(torch.cat([s.tokens_NTD for s in states]), torch.cat([s.x_ND for s in states]))
-        return done, torch.cat(logits), joined
+        self._account(level, done, warm=warm)
+        return (done, torch.cat(logits), CandidateState.joined(states)) if logits else (0, logits_NK[:0], None)
 
-    def _publish(self, level: int, scores: Scores, rows: NDArray[np.int64], logits_NK: torch.Tensor) -> int:
+    def _deepen(self, level: int) -> bool:
+        """The user's layers that the level reads, one a chunk; returns whether they were all there."""
+        state, wanted = self.seen.view.state, self.model.encoder_depth(level)
+        warm = state.depth >= wanted
+        while state.depth < wanted and self.pace.may_start():
+            with self.pace.chunk(f"level{level}", 0):
+                self.model.encoder.deepen_(state, state.depth + 1)
+        return warm
+
+    def _chunk(self, level: int) -> int:
+        """Candidates of the next chunk."""
+        if not self.pace.has_deadline:
+            return CHUNK_CANDIDATES
+        left_ms = self.pace.left_ms()
+        return chunk_size(self.costs.rates, level, self.history_length, left_ms, CHUNK_WITH_DEADLINE)
+
+    def _account(self, level: int, done: int, *, warm: bool) -> None:
+        if done:
+            predicted = self.costs.rates.level_ms(level, done, self.history_length, warm=warm)
+            actual = self.pace.thread_ms(f"level{level}")
+            self.spent.append(StageCost(level, done, self.history_length, warm, predicted, actual))
+
+    def _publish(self, level: int, scores: Scores, rows: NDArray[np.int64], logits_NK: Tensor) -> int:
         """A chunk's scores replace the shallower ones, but for those that are no number; returns how many are not."""
         probability_NK = self.model.probabilities(level, logits_NK).numpy()
         good_N = np.isfinite(probability_NK).all(axis=1)

@@ -42,10 +42,11 @@ class CounterQuery:
         feature = self._counters.features[name]
         bucket_R = self._time_ms // feature.table.bucket_ms
         buckets = np.unique(bucket_R) if len(bucket_R) > 1 else bucket_R
-        if len(buckets) == 1:
+        has_index = self._counters.has_index(feature)
+        if len(buckets) == 1 and not has_index:
             return self._from_snapshot(feature, int(buckets[0]))
         keys, bucket = self._keys(feature), self._per_row(feature, bucket_R)
-        if len(buckets) > _MAX_SNAPSHOTS:
+        if has_index or len(buckets) > _MAX_SNAPSHOTS:
             per = self._counters.index(feature.per) if feature.per else None
             return indexed_floats(self._counters.index(feature.table), per, feature.windows, keys, bucket)
         out = np.empty((len(keys), feature.windows.num_floats), np.float32)

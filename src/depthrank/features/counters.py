@@ -140,6 +140,17 @@ class Counters:
             kept = self._indexes[key] = (state, CountIndex(state.merged()))
         return kept[1]
 
+    def index_all(self) -> None:
+        """Build the index of every table. Queries use an index while it is current: for training and evaluation, which
+        ask about many times of a log that does not grow."""
+        for key in self.tables:
+            self.index(key)
+
+    def has_index(self, feature: CounterFeature) -> bool:
+        """Whether the feature's tables have an index of all their events."""
+        keys = (feature.table,) if feature.per is None else (feature.table, feature.per)
+        return all(key in self._indexes and self._indexes[key][0] is self.tables[key].state for key in keys)
+
     def forget_user(self, user: str) -> int:
         """Remove a user's own counts (keys ``user`` and pairs with it) and id; returns how many counted events went.
 

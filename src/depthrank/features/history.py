@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -12,16 +14,25 @@ from depthrank.features.layout import EncodedHistory
 from depthrank.features.window_anchor import window_lengths
 
 
-def encode_history(
-    batch: HistoryBatch, codes: HistoryCodes, as_of_ms: NDArray[np.int64], max_length: int
-) -> EncodedHistory:
-    """The last tokens of n histories, at most ``max_length``, from an anchor on (``window_anchor``).
+@dataclass(frozen=True)
+class Tokens:
+    """T tokens of n histories, flat, oldest first within a history: neighbouring events of one item at one time are one.
 
-    ``as_of_ms`` int64 [n].
-
-    Neighbouring events of one item at one time are one token with a bit for each action; events of actions that are no
-    history actions are left out. See ``EncodedHistory`` for the arrays.
+    history int64 [T], ascending; item_code int32 [T]; actions int32 [T]: a bit for each action; time_ms int64 [T];
+    gap_ms int64 [T]: time since the token before, 0 for the first of a history; event int64 [T]: the place of its first
+    event among the events of history actions.
     """
+
+    history: NDArray[np.int64]
+    item_code: NDArray[np.int32]
+    actions: NDArray[np.int32]
+    time_ms: NDArray[np.int64]
+    gap_ms: NDArray[np.int64]
+    event: NDArray[np.int64]
+
+
+def tokens_of(batch: HistoryBatch, codes: HistoryCodes) -> Tokens:
+    """The tokens of n histories; events of actions that are no history actions are left out."""
     bits = codes.action_bits(batch.action_code)
     history = np.repeat(np.arange(len(batch)), np.diff(batch.offsets))
     item, time_ms = batch.item_code, batch.time_ms
@@ -33,15 +44,25 @@ def encode_history(
     token = np.flatnonzero(begins)
     actions = np.bitwise_or.reduceat(bits, token) if len(token) else bits
     history, item, time_ms = history[token], item[token], time_ms[token]
-
-    tokens = np.bincount(history, minlength=len(batch))
-    length = window_lengths(history, time_ms, tokens, max_length)
-    place = np.arange(len(token)) - (np.cumsum(tokens) - length)[history]  # below 0: older than the window
-    inside = place >= 0
     gap_ms = np.zeros(len(token), np.int64)
-    gap_ms[1:] = time_ms[1:] - time_ms[:-1]
-    gap_ms[place == 0] = 0
-    history, place, item = history[inside], place[inside], item[inside]
+    gap_ms[1:] = np.where(history[1:] == history[:-1], time_ms[1:] - time_ms[:-1], 0)
+    return Tokens(history, item, actions, time_ms, gap_ms, token)
+
+
+def encode_history(
+    batch: HistoryBatch, codes: HistoryCodes, as_of_ms: NDArray[np.int64], max_length: int
+) -> EncodedHistory:
+    """The last tokens of n histories, at most ``max_length``, from an anchor on (``window_anchor``).
+
+    ``as_of_ms`` int64 [n]. See ``EncodedHistory`` for the arrays.
+    """
+    tokens = tokens_of(batch, codes)
+    num_tokens = np.bincount(tokens.history, minlength=len(batch))
+    length = window_lengths(tokens.history, tokens.time_ms, num_tokens, max_length)
+    place = np.arange(len(tokens.history)) - (np.cumsum(num_tokens) - length)[tokens.history]  # < 0: before the window
+    gap_ms = np.where(place == 0, 0, tokens.gap_ms)
+    inside = place >= 0
+    history, place = tokens.history[inside], place[inside]
 
     def matrix(values: NDArray[np.int32]) -> NDArray[np.int32]:
         out = np.zeros((len(batch), max_length), np.int32)
@@ -49,9 +70,9 @@ def encode_history(
         return out
 
     return EncodedHistory(
-        rows=matrix(codes.rows(item)),
-        actions=matrix(actions[inside]),
+        rows=matrix(codes.rows(tokens.item_code[inside])),
+        actions=matrix(tokens.actions[inside]),
         gaps=matrix(log2_bucket(gap_ms[inside])),
-        ages=matrix(log2_bucket(as_of_ms[history] - time_ms[inside])),
+        ages=matrix(log2_bucket(as_of_ms[history] - tokens.time_ms[inside])),
         length=length.astype(np.int32),
     )

@@ -30,14 +30,15 @@ def window_lengths(
         return length_n
     from_end_T = np.cumsum(num_tokens_n)[history_T] - np.arange(len(history_T))  # 1 for the newest token
     eligible_T = (from_end_T <= max_length) & (from_end_T > max_length // 2) & long_n[history_T]
-    anchor = np.flatnonzero(eligible_T & _is_anchor(time_ms_T, max(1, max_length // ANCHORS_PER_WINDOW)))
+    anchor = np.flatnonzero(eligible_T & is_anchor(time_ms_T, max_length))
     first = anchor[np.r_[True, history_T[anchor][1:] != history_T[anchor][:-1]]] if len(anchor) else anchor
     length_n[history_T[first]] = from_end_T[first]
     return length_n
 
 
-def _is_anchor(time_ms_T: NDArray[np.int64], every: int) -> NDArray[np.bool_]:
+def is_anchor(time_ms_T: NDArray[np.int64], max_length: int) -> NDArray[np.bool_]:
     """Whether each time hashes to an anchor (SplitMix64's finalizer: neighbouring times have unrelated hashes)."""
+    every = max(1, max_length // ANCHORS_PER_WINDOW)
     z = time_ms_T.astype(np.uint64)
     z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)

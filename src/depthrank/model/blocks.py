@@ -80,20 +80,29 @@ FUSED_ATTENTION_SCORES = (
 def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None, *, causal: bool = False) -> Tensor:
     """Softmax attention [n, H, Lq, d]; ``bias`` broadcasts to the scores [n, H, Lq, Lk], -inf-like where hidden.
 
+    ``causal``: the queries are the last positions of the keys, and see none behind their own.
     Short sequences run as two products and a softmax: torch's fused CPU kernel costs several times that on them,
     forward and backward (docs/log.md). Long ones run fused, without the scores in memory.
     """
-    if q.shape[2] * k.shape[2] > FUSED_ATTENTION_SCORES and not (torch.is_grad_enabled() and q.requires_grad):
-        mask = None if bias is None else bias.to(q.dtype).expand(-1, -1, q.shape[2], -1)
+    num_queries, num_keys = q.shape[2], k.shape[2]
+    causal = causal and num_queries > 1
+    if num_queries * num_keys > FUSED_ATTENTION_SCORES and not (torch.is_grad_enabled() and q.requires_grad):
+        mask = None if bias is None else bias.to(q.dtype).expand(-1, -1, num_queries, -1)
+        if causal and num_queries < num_keys:  # torch's own causal mask takes the queries for the first positions
+            mask, causal = _ahead(num_queries, num_keys, q.device).logical_not(), False
         return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal)
     scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-2, -1)
     if bias is not None:
         scores = scores + bias.to(scores.dtype)
     if causal:
-        ahead = torch.ones(scores.shape[-2:], dtype=torch.bool, device=scores.device).triu(1)
-        scores = scores.masked_fill(ahead, torch.finfo(scores.dtype).min)
+        scores = scores.masked_fill(_ahead(num_queries, num_keys, scores.device), torch.finfo(scores.dtype).min)
     mixed: Tensor = scores.softmax(dim=-1) @ v
     return mixed
+
+
+def _ahead(num_queries: int, num_keys: int, device: torch.device) -> Tensor:
+    """Bool [Lq, Lk]: the keys that lie behind each of the last Lq positions."""
+    return torch.ones(num_queries, num_keys, dtype=torch.bool, device=device).triu(1 + num_keys - num_queries)
 
 
 class Rotary(nn.Module):
@@ -109,10 +118,10 @@ class Rotary(nn.Module):
         self.register_buffer("cos_Pd", angle_Pd.cos(), persistent=False)
         self.register_buffer("sin_Pd", angle_Pd.sin(), persistent=False)
 
-    def forward(self, x_nHLd: Tensor) -> Tensor:
-        """Rotate L vectors to positions 0..L-1."""
-        length = x_nHLd.shape[2]
-        return _rotate(x_nHLd, self.cos_Pd[:length], self.sin_Pd[:length])
+    def forward(self, x_nHLd: Tensor, first: int = 0) -> Tensor:
+        """Rotate L vectors to the positions from ``first`` on."""
+        here = slice(first, first + x_nHLd.shape[2])
+        return _rotate(x_nHLd, self.cos_Pd[here], self.sin_Pd[here])
 
     def at(self, x_RHCd: Tensor, position_R: Tensor) -> Tensor:
         """Rotate all vectors of request r to ``position_R[r]``."""

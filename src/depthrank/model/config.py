@@ -5,10 +5,13 @@ Legend of sizes: D width, E embedding width, H heads, T tokens.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
+from depthrank.errors import SpecError
 from depthrank.features import EncoderLayout, SideLayout
+from depthrank.model.foreign_inputs import ForeignInput
 from depthrank.schema import Spec
 from depthrank.tables import TableSlot
 
@@ -38,6 +41,20 @@ class LevelConfig:
 
 
 @dataclass(frozen=True)
+class ForeignConfig:
+    """A level that is somebody else's module: what it reads, what its outputs are, and its FLOPs once shared."""
+
+    level: int
+    module: str
+    inputs: tuple[ForeignInput, ...]
+    tasks: tuple[str, ...] = ()
+    outputs: str = "logits"
+    adds: bool = False
+    flops_request: float = 0.0
+    flops_candidate: float = 0.0
+
+
+@dataclass(frozen=True)
 class ModelConfig:
     """Everything needed to build an ElasticRanker."""
 
@@ -59,11 +76,16 @@ class ModelConfig:
     levels: tuple[LevelConfig, ...] = field(default_factory=lambda: (LevelConfig(reads=(0, 1)),))
     dropout: float = 0.1
     time_gaps: bool = True
+    foreign: tuple[ForeignConfig, ...] = ()
 
     @property
     def num_levels(self) -> int:
         """Router and the levels beyond it."""
         return 1 + len(self.levels)
+
+    def foreign_at(self, level: int) -> ForeignConfig | None:
+        """The foreign module that is this level, if any; its LevelConfig is a place in the order only."""
+        return next((f for f in self.foreign if f.level == level), None)
 
     @property
     def num_positions(self) -> int:
@@ -73,7 +95,7 @@ class ModelConfig:
     @property
     def encoder_layers(self) -> int:
         """Layers of the user encoder: as deep as the deepest level reads."""
-        return max([self.router_layers, *(max(level.reads) + 1 for level in self.levels)])
+        return max([self.router_layers, *(max(level.reads, default=-1) + 1 for level in self.levels)])
 
     def to_plain(self) -> dict[str, Any]:
         """Plain data for the manifest."""
@@ -89,6 +111,10 @@ class ModelConfig:
         def level(value: dict[str, Any]) -> LevelConfig:
             return LevelConfig(**{**value, "reads": tuple(value["reads"])})
 
+        def foreign(value: dict[str, Any]) -> ForeignConfig:
+            inputs = tuple(ForeignInput(**i) for i in value["inputs"])
+            return ForeignConfig(**{**value, "inputs": inputs, "tasks": tuple(value["tasks"])})
+
         return cls(
             **{
                 **plain,
@@ -98,6 +124,7 @@ class ModelConfig:
                 "item": side(plain["item"]),
                 "candidate": side(plain["candidate"]),
                 "levels": tuple(level(v) for v in plain["levels"]),
+                "foreign": tuple(foreign(v) for v in plain.get("foreign", ())),
             }
         )
 
@@ -132,8 +159,13 @@ _PRESETS: dict[str, dict[str, Any]] = {
 }
 
 
-def derive_model_config(spec: Spec, layout: EncoderLayout, prior_logit: tuple[float, ...]) -> ModelConfig:
-    """The sizes for a spec: its preset with its overrides. ``prior_logit``: log-odds of each task in training."""
+def derive_model_config(
+    spec: Spec, layout: EncoderLayout, prior_logit: tuple[float, ...], foreign: Sequence[ForeignConfig] = ()
+) -> ModelConfig:
+    """The sizes for a spec: its preset with its overrides. ``prior_logit``: log-odds of each task in training.
+
+    ``foreign`` levels take the place of the preset's, or come after them. Raises SpecError where that leaves a gap.
+    """
     config = ModelConfig(
         tasks=tuple(spec.tasks),
         prior_logit=prior_logit,
@@ -154,4 +186,20 @@ def derive_model_config(spec: Spec, layout: EncoderLayout, prior_logit: tuple[fl
     if settings.expert_layers is not None:
         reads = tuple(range(settings.expert_layers))
         config = replace(config, levels=(replace(config.levels[-1], reads=reads),))
-    return config
+    return _with_foreign(config, foreign)
+
+
+def _with_foreign(config: ModelConfig, foreign: Sequence[ForeignConfig]) -> ModelConfig:
+    """The foreign levels in their places; a foreign router needs no user encoder of ours."""
+    levels = list(config.levels)
+    for own in sorted(foreign, key=lambda f: f.level):
+        if own.level > len(levels) + 1:
+            raise SpecError(
+                f"model.foreign has level {own.level}, but the levels before it end at {len(levels)}: "
+                f"number it {len(levels) + 1}, or give the levels between"
+            )
+        if own.level:
+            levels[own.level - 1 : own.level] = [LevelConfig(reads=())]
+    routed = any(own.level == 0 for own in foreign)
+    layers = 0 if routed else config.router_layers
+    return replace(config, levels=tuple(levels), foreign=tuple(foreign), router_layers=layers)

@@ -19,6 +19,7 @@ from depthrank.model.blocks import SwiGLU, norm
 from depthrank.model.config import ModelConfig
 from depthrank.model.expert import CandidateState, Expert, RequestView
 from depthrank.model.feature_tokens import FeatureTokens
+from depthrank.model.foreign_level import ForeignLevel, ForeignRequests
 from depthrank.model.inputs import CandidateInputs, CandidateLayout, ItemSide, RequestInputs
 from depthrank.model.router import Router, UserVector
 from depthrank.model.user_encoder import UserEncoder, UserState
@@ -29,7 +30,8 @@ class RequestState:
     """Everything computed once a request: the user's state as the request sees it, and the router's user vector."""
 
     view: RequestView
-    user: UserVector
+    user: UserVector | None  # None where the router is foreign
+    foreign: ForeignRequests | None = None  # what foreign levels read
 
     @property
     def num_requests(self) -> int:
@@ -38,8 +40,9 @@ class RequestState:
 
     def select(self, index_R: Tensor) -> RequestState:
         """The state of some of the requests."""
-        user = UserVector(self.user.vector_RKD[index_R], self.user.bias_RK[index_R])
-        return RequestState(self.view.select(index_R), user)
+        user = None if self.user is None else UserVector(self.user.vector_RKD[index_R], self.user.bias_RK[index_R])
+        foreign = None if self.foreign is None else self.foreign.select(index_R)
+        return RequestState(self.view.select(index_R), user, foreign)
 
 
 class ElasticRanker(nn.Module):
@@ -47,6 +50,7 @@ class ElasticRanker(nn.Module):
 
     calibration_scale_LK: Tensor
     calibration_offset_LK: Tensor
+    prior_K: Tensor
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -54,6 +58,7 @@ class ElasticRanker(nn.Module):
         width = config.width
         self.register_buffer("calibration_scale_LK", torch.ones(config.num_levels, len(config.tasks)))
         self.register_buffer("calibration_offset_LK", torch.zeros(config.num_levels, len(config.tasks)))
+        self.register_buffer("prior_K", torch.tensor(config.prior_logit, dtype=torch.float32), persistent=False)
         sizes = {"table_width": config.table_width, "width": width, "hidden": 2 * width}
         self.item_features = FeatureTokens(config.item, num_tokens=config.item_tokens, **sizes)
         self.request_features = FeatureTokens(config.request, num_tokens=config.request_tokens, **sizes)
@@ -64,9 +69,9 @@ class ElasticRanker(nn.Module):
         nn.init.zeros_(self.item_bias.weight)
         self.encoder = UserEncoder(config)
         self.summary_norm = norm(width)
-        self.router = Router(config)
+        self.router: Router | ForeignLevel = _level_zero(config)
         self.candidate_start = nn.Linear((config.item_tokens + config.candidate_tokens) * width, width, bias=False)
-        self.experts = nn.ModuleList(Expert(config, level) for level in config.levels)
+        self.experts = nn.ModuleList(_deeper_level(config, level) for level in range(1, config.num_levels))
 
     def probabilities(self, level: int, logits_NK: Tensor) -> Tensor:
         """Calibrated probabilities [N, K] of a level's logits (a scale and an offset per level and task)."""
@@ -76,7 +81,9 @@ class ElasticRanker(nn.Module):
         """Item-only values of U rows: tokens [U, T, D], router vectors [U, D], biases [U, K]."""
         tokens_UTD = self.item_features(ids_UI, floats_UF)
         flat_UX = tokens_UTD.flatten(1)
-        return ItemSide(tokens_UTD, self.item_vector(flat_UX) + self.item_mlp(flat_UX), self.item_bias(flat_UX))
+        vector_UD, bias_UK = self.item_vector(flat_UX) + self.item_mlp(flat_UX), self.item_bias(flat_UX)
+        raw = (ids_UI, floats_UF) if self.config.foreign else ()
+        return ItemSide(tokens_UTD, vector_UD, bias_UK, *raw)
 
     def encode_history(self, request: RequestInputs, items: ItemSide, depth: int) -> UserState:
         """The user state of S histories, ``depth`` layers deep; nothing in it depends on the request."""
@@ -93,22 +100,29 @@ class ElasticRanker(nn.Module):
         visible_RP = position_P.unsqueeze(0) <= length_R.unsqueeze(1)
         age_RP = nn.functional.pad(request.age_RL.to(torch.int64) + 1, (1, 0))  # bucket 0 is the start token
         rows_R = torch.arange(length_R.shape[0], device=length_R.device) if sequence_R is None else sequence_R
-        summary_RD = self.summary_norm(state.x_SPD[rows_R, length_R])
+        assert state.routed_SPD is not None, "deepened to the router's layers above"
+        summary_RD = self.summary_norm(state.routed_SPD[rows_R, length_R])
         tokens_RTD = self.request_features(request.ids_RI, request.floats_RF)
-        user = self.router.user_vector(summary_RD, tokens_RTD)
+        user = self.router.user_vector(summary_RD, tokens_RTD) if isinstance(self.router, Router) else None
         with_user_RTD = torch.cat((tokens_RTD, summary_RD.unsqueeze(1)), dim=1)
         view = RequestView(state, sequence_R, age_RP, visible_RP, length_R, with_user_RTD)
-        return RequestState(view, user)
+        return RequestState(view, user, ForeignRequests(request, items) if self.config.foreign else None)
 
     def route(self, request: RequestState, items: ItemSide, candidates: CandidateInputs) -> Tensor:
         """Level 0: logits [N, K] of all candidates."""
-        return self.router(request.user, items, candidates)  # type: ignore[no-any-return]
+        if request.user is not None:
+            return self.router(request.user, items, candidates)  # type: ignore[no-any-return]
+        assert request.foreign is not None
+        prior_NK = self.prior_K.expand(candidates.rows_N.shape[0], -1)
+        return self.router(request.foreign, items, candidates, prior_NK)  # type: ignore[no-any-return]
 
     def start(self, items: ItemSide, candidates: CandidateInputs) -> CandidateState:
         """Candidate states before level 1."""
         own_NTD = self.candidate_features(candidates.ids_NI, candidates.floats_NF)
-        tokens_NTD = torch.cat((items.tokens_UTD[candidates.rows_N], own_NTD), dim=1)
-        return CandidateState(tokens_NTD, self.candidate_start(tokens_NTD.flatten(1)))
+        item_NTD = items.of_candidates(items.tokens_UTD, candidates.rows_N)
+        tokens_NTD = torch.cat((item_NTD, own_NTD), dim=1)
+        source = (items, candidates) if self.config.foreign else None
+        return CandidateState(tokens_NTD, self.candidate_start(tokens_NTD.flatten(1)), source)
 
     def refine(
         self,
@@ -120,10 +134,18 @@ class ElasticRanker(nn.Module):
         layout: CandidateLayout | None = None,
     ) -> tuple[Tensor, CandidateState]:
         """Level >= 1: corrected logits [N, K] and the states for the next level."""
-        expert = cast(Expert, self.experts[level - 1])
-        self.encoder.deepen_(request.view.state, expert.depth)
+        expert = self.experts[level - 1]
+        if isinstance(expert, ForeignLevel):
+            assert request.foreign is not None and candidates.source is not None
+            return expert(request.foreign, *candidates.source, logits_before_NK), candidates
+        expert = cast(Expert, expert)
+        self.encoder.deepen_(request.view.state, self.encoder_depth(level))
         layout = layout or CandidateLayout(request_of_candidate_N, request.num_requests)
         return expert(candidates, request.view, layout, request_of_candidate_N, logits_before_NK)  # type: ignore[no-any-return]
+
+    def encoder_depth(self, level: int) -> int:
+        """Layers of the user encoder that a level >= 1 reads."""
+        return cast(Expert | ForeignLevel, self.experts[level - 1]).depth
 
     def levels_from(self, seen: RequestState, items: ItemSide, candidates: CandidateInputs) -> list[Tensor]:
         """Logits [N, K] of every level for every candidate of requests already begun."""
@@ -141,3 +163,17 @@ class ElasticRanker(nn.Module):
     def forward(self, request: RequestInputs, items: ItemSide, candidates: CandidateInputs) -> list[Tensor]:
         """Full depth: logits [N, K] of every level, as training and every reference use it."""
         return self.levels_from(self.begin(request, items), items, candidates)
+
+    def foreign_levels(self) -> list[ForeignLevel]:
+        """The levels that are foreign modules, shallowest first."""
+        return [level for level in (self.router, *self.experts) if isinstance(level, ForeignLevel)]
+
+
+def _level_zero(config: ModelConfig) -> Router | ForeignLevel:
+    foreign = config.foreign_at(0)
+    return Router(config) if foreign is None else ForeignLevel(foreign, config.tasks)
+
+
+def _deeper_level(config: ModelConfig, level: int) -> nn.Module:
+    foreign = config.foreign_at(level)
+    return Expert(config, config.levels[level - 1]) if foreign is None else ForeignLevel(foreign, config.tasks)

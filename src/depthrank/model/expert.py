@@ -8,6 +8,7 @@ Legend: R requests, N candidates, D width, K tasks, T tokens.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -15,7 +16,7 @@ from torch import Tensor, nn
 
 from depthrank.model.blocks import Dropout, SwiGLU, norm
 from depthrank.model.config import LevelConfig, ModelConfig
-from depthrank.model.inputs import CandidateLayout
+from depthrank.model.inputs import CandidateInputs, CandidateLayout, ItemSide
 from depthrank.model.target_attention import TargetAttention
 from depthrank.model.user_encoder import UserState
 from depthrank.model.wukong import WukongInteraction
@@ -23,14 +24,28 @@ from depthrank.model.wukong import WukongInteraction
 
 @dataclass
 class CandidateState:
-    """What levels hand on: the candidates' tokens [N, T, D] and their running state [N, D]."""
+    """What levels hand on: the candidates' tokens [N, T, D] and their running state [N, D].
+
+    ``source``: item rows and candidate columns, where a foreign level reads them.
+    """
 
     tokens_NTD: Tensor
     x_ND: Tensor
+    source: tuple[ItemSide, CandidateInputs] | None = None
 
     def select(self, index: Tensor) -> CandidateState:
         """The states of a sorted ``index``: survivors, gathered once."""
-        return CandidateState(self.tokens_NTD[index], self.x_ND[index])
+        source = None if self.source is None else (self.source[0], self.source[1].select(index))
+        return CandidateState(self.tokens_NTD[index], self.x_ND[index], source)
+
+    @classmethod
+    def joined(cls, states: Sequence[CandidateState]) -> CandidateState:
+        """Chunks of candidates as one."""
+        if len(states) == 1:
+            return states[0]
+        sources = [s.source for s in states if s.source is not None]
+        source = (sources[0][0], CandidateInputs.joined([c for _, c in sources])) if sources else None
+        return cls(torch.cat([s.tokens_NTD for s in states]), torch.cat([s.x_ND for s in states]), source)
 
 
 @dataclass
@@ -114,4 +129,4 @@ class Expert(nn.Module):
         pooled_ND = x_ND + self.pool(mixed_NOD.flatten(1))
         pooled_ND = pooled_ND + self.dropout(self.head_mlp(self.head_norm(pooled_ND)))
         correction_NK = self.head(self.head_norm(pooled_ND))
-        return logits_before_NK + correction_NK, CandidateState(candidates.tokens_NTD, pooled_ND)
+        return logits_before_NK + correction_NK, CandidateState(candidates.tokens_NTD, pooled_ND, candidates.source)

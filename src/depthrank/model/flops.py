@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from depthrank.model.config import ModelConfig, SideConfig
+from depthrank.model.config import ForeignConfig, ModelConfig, SideConfig
 from depthrank.model.elastic_ranker import ElasticRanker
 from depthrank.model.inputs import CandidateInputs, ItemSide, RequestInputs
 
@@ -43,16 +43,27 @@ def _counts(model: ElasticRanker, num_candidates: int) -> list[int]:
     config = model.config
     request, items, candidates = _made_up(config, num_candidates)
     rows_N = candidates.request_of_candidate_N
+    router = config.foreign_at(0)
     with FlopCounterMode(display=False) as counter:
         seen = model.begin(request, items)
-        logits_NK = model.route(seen, items, candidates)
-    counts, state = [counter.get_total_flops()], None
+        logits_NK = torch.zeros(num_candidates, len(config.tasks))
+        if router is None:
+            logits_NK = model.route(seen, items, candidates)
+    counts, state = [counter.get_total_flops() + _foreign_flops(router, num_candidates)], None
     for level in range(1, config.num_levels):
+        if (foreign := config.foreign_at(level)) is not None:
+            counts.append(_foreign_flops(foreign, num_candidates))
+            continue
         with FlopCounterMode(display=False) as counter:
             state = model.start(items, candidates) if state is None else state
             logits_NK, state = model.refine(level, seen, state, rows_N, logits_NK)
         counts.append(counter.get_total_flops())
     return counts
+
+
+def _foreign_flops(foreign: ForeignConfig | None, num_candidates: int) -> int:
+    """What the sharing compiler counted of a foreign level."""
+    return 0 if foreign is None else round(foreign.flops_request + num_candidates * foreign.flops_candidate)
 
 
 def _made_up(config: ModelConfig, n: int) -> tuple[RequestInputs, ItemSide, CandidateInputs]:
@@ -63,7 +74,10 @@ def _made_up(config: ModelConfig, n: int) -> tuple[RequestInputs, ItemSide, Cand
     request = RequestInputs(request_ids, request_floats, history, history, history, history, torch.tensor([length]))
     rows = max(n, 1)
     items = ItemSide(
-        torch.zeros(rows, config.item_tokens, width), torch.zeros(rows, width), torch.zeros(rows, len(config.tasks))
+        torch.zeros(rows, config.item_tokens, width),
+        torch.zeros(rows, width),
+        torch.zeros(rows, len(config.tasks)),
+        *(_columns(config.item, rows) if config.foreign else ()),
     )
     index = torch.zeros(n, dtype=torch.int64)
     return request, items, CandidateInputs(index, *_columns(config.candidate, n), index)

@@ -6,7 +6,8 @@ Legend: R requests, N candidates (flat, sorted by request), S sequences, L histo
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -14,15 +15,31 @@ from torch import Tensor
 
 @dataclass
 class ItemSide:
-    """What depends on the item alone, for U rows: precomputed once per model generation when serving."""
+    """What depends on the item alone, for U rows: precomputed once per model generation when serving.
+
+    The encoded columns themselves are kept only where a foreign level reads them. ``in_order``: row n is candidate n's,
+    whatever ``rows_N`` of the candidates says, so nothing is gathered again.
+    """
 
     tokens_UTD: Tensor
     vector_UD: Tensor
     bias_UK: Tensor
+    ids_UI: Tensor | None = None
+    floats_UF: Tensor | None = None
+    in_order: bool = field(default=False, kw_only=True)
+
+    def parts(self) -> tuple[Tensor, ...]:
+        """Every tensor there is, in the order of the fields."""
+        both = () if self.ids_UI is None or self.floats_UF is None else (self.ids_UI, self.floats_UF)
+        return (self.tokens_UTD, self.vector_UD, self.bias_UK, *both)
+
+    def of_candidates(self, part_U: Tensor, rows_N: Tensor) -> Tensor:
+        """A part's rows by candidate."""
+        return part_U if self.in_order else part_U[rows_N]
 
     def rows(self, index: Tensor) -> ItemSide:
         """The rows of ``index``."""
-        return ItemSide(self.tokens_UTD[index], self.vector_UD[index], self.bias_UK[index])
+        return ItemSide(*(part[index] for part in self.parts()))
 
 
 @dataclass
@@ -43,6 +60,18 @@ class RequestInputs:
     length_R: Tensor
     sequence_of_request_R: Tensor | None = None
 
+    def select(self, index_R: Tensor) -> RequestInputs:
+        """Some of the requests; sequences stay where they are."""
+        own = index_R if self.sequence_of_request_R is None else self.sequence_of_request_R[index_R]
+        return replace(
+            self,
+            ids_RI=self.ids_RI[index_R],
+            floats_RF=self.floats_RF[index_R],
+            age_RL=self.age_RL[index_R],
+            length_R=self.length_R[index_R],
+            sequence_of_request_R=own,
+        )
+
 
 @dataclass
 class CandidateInputs:
@@ -58,6 +87,12 @@ class CandidateInputs:
         return CandidateInputs(
             self.rows_N[index], self.ids_NI[index], self.floats_NF[index], self.request_of_candidate_N[index]
         )
+
+    @classmethod
+    def joined(cls, parts: Sequence[CandidateInputs]) -> CandidateInputs:
+        """Chunks of candidates as one."""
+        names = ("rows_N", "ids_NI", "floats_NF", "request_of_candidate_N")
+        return cls(*(torch.cat([getattr(part, name) for part in parts]) for name in names))
 
 
 class CandidateLayout:

@@ -50,13 +50,13 @@ class Router(nn.Module):
 
     def forward(self, user: UserVector, items: ItemSide, candidates: CandidateInputs) -> Tensor:
         """Logits [N, K]."""
-        vector_ND = items.vector_UD[candidates.rows_N]
+        vector_ND = items.of_candidates(items.vector_UD, candidates.rows_N)
         if user.vector_RKD.shape[0] == 1:
             dot_NK = vector_ND @ user.vector_RKD[0].T + user.bias_RK
         else:
             request = candidates.request_of_candidate_N
             dot_NK = torch.einsum("nd,nkd->nk", vector_ND, user.vector_RKD[request]) + user.bias_RK[request]
-        logits_NK = dot_NK + items.bias_UK[candidates.rows_N]
+        logits_NK = dot_NK + items.of_candidates(items.bias_UK, candidates.rows_N)
         if self.context_term is not None:
             logits_NK = logits_NK + self.context_term(candidates.floats_NF.to(logits_NK.dtype))
         return logits_NK

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from msgspec import Meta
 
@@ -38,8 +38,27 @@ class EvaluationSettings(Section, frozen=True, kw_only=True):
     max_requests: Count | None = None
 
 
+class ForeignSettings(Section, frozen=True, kw_only=True):
+    """A PyTorch ranker of your own as level ``level``: 0 is the router, others replace the preset's or come after it.
+
+    ``module``: ``file.py:Name`` beside the spec, or ``package.module:Name``; called with ``inputs`` and ``options`` it
+    gives the module (see docs/foreign.md). ``inputs``: what it reads (empty: its parameters' names). ``tasks``: what its outputs are, in order (empty: all). ``adds``: its logits
+    correct those of the level before, instead of replacing them. ``training``: over the ``shared`` form, or pair by
+    pair (``pairs``), as dropout and batch statistics need it; ``none`` keeps its weights.
+    """
+
+    level: Annotated[int, Meta(ge=0, le=16)]
+    module: Name
+    options: dict[str, Any] = {}
+    inputs: tuple[Name, ...] = ()
+    tasks: tuple[Name, ...] = ()
+    outputs: Literal["logits", "probabilities"] = "logits"
+    adds: bool = False
+    training: Literal["auto", "shared", "pairs", "none"] = "auto"
+
+
 class ModelSettings(Section, frozen=True, kw_only=True):
-    """Size of the elastic ranker: a preset, and overrides of single numbers."""
+    """Size of the elastic ranker: a preset, and overrides of single numbers; ``foreign`` levels are your own modules."""
 
     preset: Literal["demo", "small", "medium", "large"] = "demo"
     width: Count | None = None
@@ -48,6 +67,7 @@ class ModelSettings(Section, frozen=True, kw_only=True):
     expert_layers: Count | None = None
     dropout: Fraction | None = None
     time_gaps: bool = True
+    foreign: tuple[ForeignSettings, ...] = ()
 
 
 class TrainingSettings(Section, frozen=True, kw_only=True):

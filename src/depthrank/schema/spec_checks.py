@@ -30,7 +30,7 @@ def check_between_fields(spec: Spec, broken: Collection[str]) -> Iterator[FieldP
     def sound(path: str) -> bool:
         return not any(b == path or b.startswith((path + ".", path + "[")) or path.startswith(b + ".") for b in broken)
 
-    for check in (_check_dataset, _check_tasks, _check_value, _check_features, _check_actions, _check_split):
+    for check in (_check_dataset, _check_tasks, _check_value, _check_features, _check_actions, _check_split, _check_foreign):
         yield from check(spec, sound)
 
 
@@ -207,3 +207,12 @@ def unknown_name(path: str, name: str, known: Collection[str], what: str = "") -
     listed = ", ".join(known) or "(there is none)"
     hint = f"did you mean {near!r}?" if near else None
     return FieldProblem(path, describe(name), f"{what + ': ' if what else ''}one of {listed}", hint)
+
+
+def _check_foreign(spec: Spec, sound: Sound) -> Iterator[FieldProblem]:
+    taken: set[int] = set()
+    for i, foreign in enumerate(spec.model.foreign):
+        path = f"$.model.foreign[{i}]"
+        if foreign.level in taken and sound(path):
+            yield FieldProblem(f"{path}.level", f"level {foreign.level} again", "one module a level")
+        taken.add(foreign.level)

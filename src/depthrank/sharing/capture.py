@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import re
 import warnings
 from dataclasses import dataclass
@@ -13,7 +15,10 @@ from torch.export import Dim
 from torch.utils import _pytree as pytree
 
 from depthrank.sharing.inputs import ModuleInputs
+from depthrank.sharing.lowering import lower
+from depthrank.sharing.normal_form.reader import has_rule
 from depthrank.sharing.refusal import Refused, source_line
+from depthrank.sharing.tracing import FixedMeaning
 
 
 @dataclass(frozen=True)
@@ -25,8 +30,10 @@ class Captured:
     inputs: dict[str, str]  # placeholder -> input name
     outputs: tuple[Any, ...]  # fx nodes, or plain values
     output_spec: Any
-    batch: Any  # the sympy symbol of the batch
+    batch: Any  # the sympy symbol of the batch, or the number of rows it was captured at
     program: Any  # the ExportedProgram, to run it in another precision
+    fixed_because: str = ""  # why it could be captured at one number of rows only
+    assertions: tuple[str, ...] = ()  # lines whose assert on values is not checked by the captured form
 
 
 def tile(tensor: Tensor, rows: int) -> Tensor:
@@ -42,22 +49,49 @@ def unused_size(example: dict[str, Tensor]) -> int:
 
 
 def capture(module: nn.Module, inputs: ModuleInputs) -> Captured:
-    """Export ``module`` with a dynamic batch; raises ``Refused`` with the model's own line where that is impossible."""
-    rows = unused_size(inputs.example)
-    args, kwargs = inputs.arguments({n: tile(t, rows) for n, t in inputs.example.items()})
-    batch = Dim("batch", min=1)
-    flat, spec = pytree.tree_flatten((args, kwargs))
-    marks = [{0: batch} if isinstance(v, Tensor) else None for v in flat]
-    shape_args, shape_kwargs = pytree.tree_unflatten(marks, spec)
-    shapes = _by_parameter(module, shape_args, shape_kwargs)
+    """Export ``module`` with a dynamic batch; raises ``Refused`` with the model's own line where that is impossible.
+
+    Where Python makes a fixed number of the batch size (``len(x)``, chunks along a folded batch), it is exported at one
+    number of rows that divides no other size, and that number is read as the batch.
+    """
     try:
-        with warnings.catch_warnings(), torch.no_grad():
+        return _capture_at(module, inputs, unused_size(inputs.example), fixed_because="")
+    except Refused as refusal:
+        if not any(why in refusal.reason for why in (_FIXED, _TIED)):
+            raise
+        try:
+            return _capture_at(module, inputs, _rare_size(module, inputs), fixed_because=refusal.reason)
+        except Refused:
+            raise refusal from None
+
+
+def _capture_at(module: nn.Module, inputs: ModuleInputs, rows: int, fixed_because: str) -> Captured:
+    args, kwargs = inputs.arguments({n: tile(t, rows) for n, t in inputs.example.items()})
+    shapes = None
+    if not fixed_because:
+        batch = Dim("batch", min=1)
+        flat, spec = pytree.tree_flatten((args, kwargs))
+        marks = [{0: batch} if isinstance(v, Tensor) else None for v in flat]
+        shapes = _by_parameter(module, *pytree.tree_unflatten(marks, spec))
+    meaning = FixedMeaning(module)
+    quiet = io.StringIO()  # torch.export prints the graph of a failure
+    try:
+        with warnings.catch_warnings(), torch.no_grad(), contextlib.redirect_stderr(quiet):
             warnings.simplefilter("ignore")
-            program = torch.export.export(module, args, kwargs, dynamic_shapes=shapes, strict=False)
-            program = program.run_decompositions({})
+            with meaning:
+                program = torch.export.export(module, args, kwargs, dynamic_shapes=shapes, strict=False)
+            program = lower(program, has_rule)
     except Exception as error:  # torch.export raises many types; each becomes one refusal that keeps its message
         raise _explain_failure(error) from error
-    return _read(program, inputs, module)
+    return _read(program, inputs, module, rows if fixed_because else None, fixed_because, tuple(meaning.assertions))
+
+
+def _rare_size(module: nn.Module, inputs: ModuleInputs) -> int:
+    """A prime number of rows that divides no size of the module's tensors or inputs."""
+    tensors = [*module.parameters(), *module.buffers()]
+    sizes = {s for t in tensors for s in t.shape} | {s for t in inputs.example.values() for s in t.shape[1:]}
+    sizes |= {t.numel() for t in tensors}
+    return next(n for n in (127, 131, 137, 139, 149, 151, 157, 163, 167, 173, 1009) if all(s % n for s in sizes))
 
 
 def _by_parameter(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -81,19 +115,15 @@ def _by_parameter(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, An
     return shapes
 
 
+_FIXED = "the batch size is used as a fixed number (a loop over rows, len(x), int(x.shape[0]), an index)"
+_TIED = "the batch size is tied to a fixed number, or to how many values a mask selects (masked_select, x[mask])"
 _KNOWN_FAILURES = (
-    (
-        r"specialized it to be a constant",
-        "the batch size is used as a fixed number (a loop over rows, int(x.shape[0]), an index)",
-    ),
+    (r"specialized it to be a constant", _FIXED),
     (
         r"data-dependent|GuardOnDataDependent|Could not guard",
         "control flow or a shape depends on the values of the batch",
     ),
-    (
-        r"Constraints violated",
-        "the batch size is tied to a fixed number, or to how many values a mask selects (masked_select, x[mask])",
-    ),
+    (r"Constraints violated", _TIED),
     (r"mutat|assigned during export", "the module changes its own state in forward"),
 )
 
@@ -124,7 +154,14 @@ def _line_of(error: BaseException) -> str:
     return f"{inner.filename}:{inner.lineno}  {inner.line}" if inner else ""
 
 
-def _read(program: Any, inputs: ModuleInputs, module: nn.Module) -> Captured:
+def _read(
+    program: Any,
+    inputs: ModuleInputs,
+    module: nn.Module,
+    rows: int | None,
+    fixed_because: str,
+    assertions: tuple[str, ...],
+) -> Captured:
     signature = program.graph_signature
     if signature.buffers_to_mutate or signature.user_inputs_to_mutate:
         changed = {**signature.buffers_to_mutate, **signature.user_inputs_to_mutate}
@@ -158,12 +195,13 @@ def _read(program: Any, inputs: ModuleInputs, module: nn.Module) -> Captured:
         if is_tensor:
             by_name[placeholder] = next(named)
     output = next(n for n in program.graph.nodes if n.op == "output")
-    symbol = _batch_symbol(placeholders, by_name, program)
+    batch = _batch_symbol(placeholders, by_name) if rows is None else rows
     nodes = tuple(n for n in program.graph.nodes if n.op == "call_function")
-    return Captured(nodes, tensors, by_name, tuple(output.args[0]), program.call_spec.out_spec, symbol, program)
+    outputs, spec = tuple(output.args[0]), program.call_spec.out_spec
+    return Captured(nodes, tensors, by_name, outputs, spec, batch, program, fixed_because, assertions)
 
 
-def _batch_symbol(placeholders: list[fx.Node], by_name: dict[str, str], program: Any) -> Any:
+def _batch_symbol(placeholders: list[fx.Node], by_name: dict[str, str]) -> Any:
     symbols = set()
     for node in placeholders:
         if node.name in by_name:

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from depthrank.data import Batch
 from depthrank.errors import SpecError
 from depthrank.model import ElasticRanker, ItemSide, RequestState
+from depthrank.model.router import Router
 from depthrank.schema.settings import TrainingSettings
 from depthrank.training.batch_inputs import ItemColumns, Positives, StepInputs, to_step_inputs
 from depthrank.training.losses import TaskLoss, catalogue_softmax_loss, distillation_loss, level_loss
@@ -224,17 +225,20 @@ class TrainingLoop:
         everything = inputs.deep_R.shape[0] == seen.num_requests
         deep = seen if everything else seen.select(inputs.deep_R)
         logits_L = [level.float() for level in self.model.levels_from(deep, items, inputs.candidates)]
-        if inputs.whole_catalogue and any(task.softmax for task in self.tasks):
+        own_router = isinstance(self.model.router, Router)  # a foreign one cannot score a catalogue in one product
+        if inputs.whole_catalogue and own_router and any(task.softmax for task in self.tasks):
             return logits_L, self._catalogue_loss(seen, items, inputs.positives)
         return logits_L, None
 
     def _catalogue_loss(self, seen: RequestState, items: ItemSide, positives: Positives) -> Tensor:
         """The router's softmax over the whole catalogue: every request's positives, no sampling."""
+        router = self.model.router
+        assert isinstance(router, Router) and seen.user is not None
         loss = seen.view.tokens_RTD.new_zeros(())
         for k, task in enumerate(self.tasks):
             if task.softmax:
                 own_P = (positives.label_PK[:, k] == 1) & (positives.rows_P > 0)
-                logits_PV = self.model.router.over_catalogue(seen.user, items, k, positives.request_P[own_P])
+                logits_PV = router.over_catalogue(seen.user, items, k, positives.request_P[own_P])
                 loss = loss + task.weight * catalogue_softmax_loss(logits_PV, positives.rows_P[own_P])
         return loss
 

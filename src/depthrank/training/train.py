@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from itertools import chain, zip_longest
 from pathlib import Path
@@ -32,12 +32,13 @@ from depthrank.engine.upserts import replay_upserts
 from depthrank.events import EventLog, open_log
 from depthrank.features import Counters, FeatureEncoder, FitSample
 from depthrank.metrics import auc, gauc, logloss, normalized_entropy
-from depthrank.model import ElasticRanker, derive_model_config
+from depthrank.model import ElasticRanker, ForeignConfig, derive_model_config
 from depthrank.schema import Spec
 from depthrank.schema.dataset import EventsFile
 from depthrank.training.batch_inputs import ItemColumns
 from depthrank.training.calibrate import fit_platt
 from depthrank.training.checkpoint import load_checkpoint, remove_checkpoint, save_checkpoint
+from depthrank.training.foreign_modules import Factory, attach, foreign_modules
 from depthrank.training.loop import EpochResult, Scored, TrainingLoop
 from depthrank.training.losses import TaskLoss
 from depthrank.training.progress import TrainingProgress
@@ -62,14 +63,16 @@ def train(
     minutes: float | None = None,
     resume: bool = False,
     progress: bool = True,
+    modules: Mapping[str, Factory] | None = None,
 ) -> TrainReport:
     """Train a ranker from the spec's files and the event log, and save it as the artifact ``out``.
 
     ``log``: an event log or its URL; by default ``events`` beside ``out``. The files are imported into it (again is a
     no-op), and histories are read from it, so that serving from the same log sees the same features. Traffic that the
     system served before is trained on too, and the log's catalogue upserts are applied to the items. ``minutes`` bounds
-    the fit (the best weights so far are saved); ``resume`` continues a run that was interrupted. The same seed, data
-    and machine give the same weights.
+    the fit (the best weights so far are saved); ``resume`` continues a run that was interrupted. ``modules`` holds
+    callables that ``model.foreign`` of the spec names and no file does. The same seed, data and machine give the same
+    weights.
 
     Raises SpecError, DataError (every mistake of the files at once), ArtifactError, StorageFullError.
     """
@@ -81,7 +84,7 @@ def train(
     the_log = opened if opened is not None else log
     assert isinstance(the_log, EventLog)
     try:
-        run = _Run(spec, the_log, out, seed, TrainingProgress(progress))
+        run = _Run(spec, the_log, out, seed, TrainingProgress(progress), modules or {})
         return run.train(started, minutes if minutes is not None else spec.training.minutes, resume)
     finally:
         if opened is not None:
@@ -91,8 +94,17 @@ def train(
 class _Run:
     """One training run: its inputs, built in the order they depend on each other."""
 
-    def __init__(self, spec: Spec, log: EventLog, out: Path, seed: int, progress: TrainingProgress) -> None:
+    def __init__(
+        self,
+        spec: Spec,
+        log: EventLog,
+        out: Path,
+        seed: int,
+        progress: TrainingProgress,
+        modules: Mapping[str, Factory],
+    ) -> None:
         self.spec, self.log, self.out, self.seed, self.progress = spec, log, out, seed, progress
+        self.modules = modules
         with progress.phase("reading the data"):
             self.raw: RawDataset = load_dataset(spec)
             replay_upserts(self.raw.items, log)
@@ -121,7 +133,10 @@ class _Run:
 
     def train(self, started: float, minutes: float | None, resume: bool) -> TrainReport:
         torch.manual_seed(self.seed)
-        model = ElasticRanker(derive_model_config(self.spec, self.encoder.layout, self._prior_logit()))
+        foreign = foreign_modules(self.spec, self.encoder.layout, self.modules)
+        configs = [module.config for module in foreign]
+        model = ElasticRanker(derive_model_config(self.spec, self.encoder.layout, self._prior_logit(), configs))
+        attach(model, foreign)
         items = ItemColumns(self.encoder.encode_items(self.items))
         loaders = [self._loader(examples, "train") for examples in self._training_examples()]
         validation = self._loader(self.files, "validation")
@@ -209,6 +224,7 @@ class _Run:
             "time": loop.clock.to_json(),
             "threads": torch.get_num_threads(),
             "matmul_precision": torch.get_float32_matmul_precision(),
+            "foreign": [_foreign_facts(level.config) for level in model.foreign_levels()],
             "validation": {"levels": level_metrics(list(self.spec.tasks), model, scored)},
         }
 
@@ -224,6 +240,16 @@ class _Run:
             training=summary,
             report_html=html,
         )
+
+
+def _foreign_facts(config: ForeignConfig) -> dict[str, Any]:
+    """A foreign level in the report: which module, and what sharing leaves of its FLOPs."""
+    return {
+        "level": config.level,
+        "module": config.module,
+        "flops_per_request": config.flops_request,
+        "flops_per_candidate": config.flops_candidate,
+    }
 
 
 def _interleave(sources: list[Iterable[Batch]]) -> Iterator[Batch]:

@@ -9,16 +9,18 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable, Sequence
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import torch
 from torch import fx
 
-from depthrank.sharing.capture import Captured
 from depthrank.sharing.ir import Graph, Node, Region, nodes_in
 from depthrank.sharing.layout import BATCH, Layout, Size, plain
 from depthrank.sharing.operators import shape_on_meta
 from depthrank.sharing.refusal import Refused, source_line
+
+if TYPE_CHECKING:
+    from depthrank.sharing.capture import Captured
 
 Rule = Callable[..., Any]
 RULES: dict[str, Rule] = {}
@@ -29,6 +31,11 @@ class RowCount:
 
 
 ROW_COUNT = RowCount()
+_IGNORED = ("aten._assert_tensor_metadata.default", "aten._assert_scalar.default", "aten._assert_async.msg")
+_IGNORED += ("aten.sym_size.int", "aten.sym_numel.default", "aten.sym_constrain_range_for_size.default")
+_IGNORED += ("aten._local_scalar_dense.default", "aten.item.default", "aten.sym_constrain_range.default")
+FAULT = "a fault of the compiler: report the model, and use the original meanwhile"
+_FAULTS = (AssertionError, AttributeError, IndexError, KeyError, NotImplementedError, RuntimeError, TypeError, ValueError)
 
 
 def rule(*names: str) -> Callable[[Rule], Rule]:
@@ -62,7 +69,11 @@ class Reader:
             except Refused as refusal:
                 if refusal.node:
                     raise
-                raise Refused(refusal.reason, f"{node.name} = {node.target}", self.graph.source) from None
+                reason = f"{refusal.reason}; {because}" if (because := self.captured.fixed_because) else refusal.reason
+                raise Refused(reason, f"{node.name} = {node.target}", self.graph.source) from None
+            except _FAULTS as error:
+                reason = f"the rule of {node.target} failed with {type(error).__name__}: {error}; {FAULT}"
+                raise Refused(reason, f"{node.name} = {node.target}", self.graph.source) from error
         return [self._value(o) for o in self.captured.outputs]
 
     def _read_placeholders(self) -> None:
@@ -89,6 +100,8 @@ class Reader:
 
     def _read_node(self, node: fx.Node) -> Any:
         val = node.meta.get("val")
+        if str(node.target) in ("aten._local_scalar_dense.default", "aten.item.default"):
+            return self._number(self._value(node.args[0]))
         if isinstance(val, (torch.SymInt, torch.SymFloat, torch.SymBool)):
             return ROW_COUNT
         args = [self._value(a) for a in node.args]
@@ -96,12 +109,18 @@ class Reader:
         if node.target is operator.getitem:
             return args[0][args[1]]
         name = str(node.target)
-        if name in ("aten._assert_tensor_metadata.default", "aten._assert_scalar.default", "aten._assert_async.msg"):
+        if name in _IGNORED:
             return None
         handler = RULES.get(name) or _by_tag(name)
         if handler is not None:
             return handler(self, *args, **kwargs)
         return self.refuse(f"operator {name} has no rule for sharing")
+
+    def _number(self, x: Layout) -> Layout:
+        """item() of a parameter stays a tensor of the model."""
+        if x.node.batched or x.batch_dim is not None:
+            self.refuse("item() makes a Python number of a value of the batch")
+        return x
 
     def refuse(self, reason: str) -> NoReturn:
         raise Refused(reason)
@@ -126,6 +145,9 @@ class Reader:
 
     def size_of(self, size: Any) -> Size:
         if isinstance(size, int):
+            rows = self.captured.batch
+            if isinstance(rows, int) and size and size % rows == 0:
+                return size // rows, True
             return size, False
         expression = size.node.expr
         if expression.is_Integer:
@@ -200,6 +222,11 @@ def region_of(args: Sequence[Any]) -> Region:
 
 def _frozen(value: Any) -> Any:
     return tuple(_frozen(v) for v in value) if isinstance(value, (list, tuple)) else value
+
+
+def has_rule(name: str) -> bool:
+    """Can this operator be read as it is?"""
+    return name in RULES or name in _IGNORED or _by_tag(name) is not None
 
 
 def _by_tag(name: str) -> Rule | None:
