@@ -13,11 +13,12 @@ IDS = [f"i{i}" for i in range(80)]
 
 
 def ask(user: str = "u1", candidates: Any = None, **fields: Any) -> Request:
-    """A request for priced candidates; ``candidates``: ids, or "all"."""
+    """A request for priced candidates, at full depth unless told otherwise; ``candidates``: ids, or "all"."""
     given = IDS[:30] if candidates is None else candidates
     if isinstance(given, list):
         given = {"item": given, "price": [1.0 + (7 * i) % 9 for i in range(len(given))]}
-    return Request(**{"user": user, "candidates": given, "top": 1000, "context": {"device": "ios"}, **fields})
+    usual = {"top": 1000, "mode": "full", "context": {"device": "ios"}}
+    return Request(**{"user": user, "candidates": given, **usual, **fields})
 
 
 def shown(answer: Answer) -> list[tuple[str, int, float]]:

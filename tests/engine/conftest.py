@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,14 @@ def ranker(world: Any) -> Iterator[Ranker]:
     """A ranker for tests that change nothing."""
     with open_log(world.log_url, read_only=True) as log:
         yield Ranker(load_artifact(world.artifact), log, clock=lambda: NOW_MS)
+
+
+@pytest.fixture(scope="module")
+def fixed_ranker(world: Any) -> Iterator[Ranker]:
+    """A ranker for which no adaptive policy was fitted."""
+    with open_log(world.log_url, read_only=True) as log:
+        artifact = replace(load_artifact(world.artifact), adaptive=None)
+        yield Ranker(artifact, log, clock=lambda: NOW_MS)
 
 
 @pytest.fixture

@@ -21,7 +21,7 @@ def test_an_explanation_tells_rank_router_rank_and_reasons_of_every_item_shown(m
     reasons = [reason for entry in told["items"] for reason in entry["because"]]
     assert reasons and all(r["adds"] > 0 and r["item"] in IDS[:4] and r["actions"] == ["click"] for r in reasons)
     assert told["history_length"] == 4 and "has a history of 4 events" in told["story"][0]
-    assert "level 0 (the router) scored all" in told["story"][1] and "Level 1 scored 80" in told["story"][2]
+    assert "level 0 (the router) scored all" in told["story"][2] and "Level 1 scored 80" in told["story"][3]
 
 
 def test_a_reason_is_what_the_value_falls_by_without_the_event(make_ranker):

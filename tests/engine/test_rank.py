@@ -13,8 +13,8 @@ from depthrank.events import open_log
 from depthrank.schema import Spec
 
 
-def test_an_answer_is_ordered_by_level_then_value_then_id(ranker):
-    answer = ranker.rank(ask(candidates=IDS, budget=0.6))
+def test_an_answer_is_ordered_by_level_then_value_then_id(fixed_ranker):
+    answer = fixed_ranker.rank(ask(candidates=IDS, mode="adaptive", budget=0.6))
     keys = [(-item.level, -item.value, item.item) for item in answer.items]
     assert keys == sorted(keys) and len(keys) == 80
     assert {item.level for item in answer.items} == {0, 1}
@@ -65,20 +65,23 @@ def test_a_million_character_id_is_ranked_or_refused_but_never_a_crash(ranker):
         ranker.rank(ask("u" * 1_000_001))
 
 
+def test_adaptive_without_a_fitted_ladder_is_full_depth(fixed_ranker):
+    assert shown(fixed_ranker.rank(ask(mode="adaptive"))) == shown(fixed_ranker.rank(ask(mode="full")))
+
+
 def test_modes_say_how_deep_to_go(ranker):
     full, router = ranker.rank(ask(mode="full")), ranker.rank(ask(mode="router"))
     assert (full.plan, full.candidates_scored) == ([30, 30], [30, 30])
     assert (router.plan, router.candidates_scored) == ([30, 0], [30])
     assert {i.level for i in full.items} == {1} and {i.level for i in router.items} == {0}
-    assert shown(ranker.rank(ask())) == shown(full), "adaptive without a fitted ladder is full depth"
     assert ranker.rank(ask(mode="full", budget=0.1)).plan == [30, 30], "full depth is always available"
 
 
-def test_a_budget_narrows_the_deep_levels_keeps_the_best_and_says_so(ranker):
-    router = ranker.rank(ask(mode="router"))
+def test_a_budget_narrows_the_deep_levels_keeps_the_best_and_says_so(fixed_ranker):
+    router = fixed_ranker.rank(ask(mode="router"))
     widths = []
     for budget in (0.2, 0.5, 0.9, 1.0):
-        answer = ranker.rank(ask(budget=budget))
+        answer = fixed_ranker.rank(ask(mode="adaptive", budget=budget))
         width = answer.plan[1]
         widths.append(width)
         deep = {item.item for item in answer.items if item.level == 1}

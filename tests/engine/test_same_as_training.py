@@ -48,6 +48,7 @@ def request_of(ranker, batch, r: int) -> Request:
         context={name: values[r] for name, values in batch.context.items()},
         time_ms=int(batch.time_ms[r]),
         top=100,
+        mode="full",
     )
 
 

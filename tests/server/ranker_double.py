@@ -156,6 +156,9 @@ class RankerDouble:
     def info(self) -> dict[str, Any]:
         return {"model": "double", "items": self.generation.items.size - 1, "tasks": list(self.spec.tasks)}
 
+    def measures(self) -> dict[str, float]:
+        return {"user_states_warm": 3.0, "user_states_cold": 2.0, "user_state_bytes": 1e6, "cost_error_p90": 0.125}
+
     def warm(self) -> None:
         assert self.warm_gate.wait(30)
 

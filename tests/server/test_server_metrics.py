@@ -40,6 +40,13 @@ def test_the_endpoint_exports_what_the_registry_holds(live: Live) -> None:
     assert "depthrank_ready 1.0" in response.text and "process_resident_memory_bytes" in response.text
 
 
+def test_what_the_ranker_measures_of_itself_is_exported(live: Live) -> None:
+    assert live.metric("depthrank_user_states_found_total", how="warm") == 3
+    assert live.metric("depthrank_user_state_bytes") == 1e6
+    assert live.metric("depthrank_cost_error", quantile="0.9") == 0.125
+    assert 'quantile="0.5"' not in live.client.get("/metrics").text, "what is not measured is not exported"
+
+
 def test_two_servers_in_one_process_count_apart(live: Live) -> None:
     with live_server() as other:
         other.client.get("/health/live")

@@ -210,6 +210,17 @@ def test_two_modules_at_one_level_are_a_mistake_of_the_spec():
         Spec.from_plain(twice)
 
 
+def test_sparse_experts_and_skipped_layers_train_and_are_served(tmp_path):
+    path = write_spec(tmp_path)
+    spec = yaml.safe_load(path.read_text())
+    spec["model"] = {"preset": "demo", "width": 16, "heads": 2, "feed_forward_experts": 3, "layer_skipping": 0.5}
+    path.write_text(yaml.safe_dump(spec, sort_keys=False))
+    train(path, log=f"lmdb:{tmp_path / 'log'}", out=tmp_path / "artifact", progress=False)
+    config = load_artifact(tmp_path / "artifact").model.config
+    assert (config.levels[0].experts, config.levels[0].skipping) == (3, 0.5)
+    assert {item.level for item in ranked(tmp_path / "artifact", mode="full").items} == {1}
+
+
 def test_a_score_that_is_no_number_keeps_the_level_before(expert):
     artifact = load_artifact(expert)
     level = artifact.model.foreign_levels()[0]

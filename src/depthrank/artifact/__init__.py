@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from depthrank.artifact.adaptive import model_identity
 from depthrank.artifact.default_log import default_log_url
 from depthrank.artifact.inspect import ArtifactInfo, inspect_artifact
 from depthrank.artifact.manifest import FileEntry, Manifest, read_manifest
@@ -16,6 +17,7 @@ __all__ = [
     "default_log_url",
     "inspect_artifact",
     "load_artifact",
+    "model_identity",
     "read_manifest",
     "save_artifact",
     "verify_artifact",

@@ -77,6 +77,8 @@ def _check_bounds(config: ModelConfig) -> None:
         sizes |= {
             f"rank of level {number}": level.interaction_rank,
             f"tokens of level {number}": level.interaction_tokens,
+            f"width of level {number}": config.level_width(number),
+            f"feed-forward experts of level {number}": level.experts,
         }
     for bounds, most in ((sizes, MOST_WIDTH), (layers, MOST_LAYERS)):
         for name, value in bounds.items():

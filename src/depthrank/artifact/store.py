@@ -14,6 +14,7 @@ import msgspec
 from blake3 import blake3
 from safetensors import SafetensorError
 
+from depthrank.artifact.adaptive import POLICY_NAME, load_policy, save_policy
 from depthrank.artifact.fit import HOSTILE, check_config, plain_spec
 from depthrank.artifact.foreign import load_foreign, save_foreign
 from depthrank.artifact.manifest import (
@@ -31,6 +32,7 @@ from depthrank.catalogue import Catalogue
 from depthrank.errors import ArtifactError
 from depthrank.features import FeatureEncoder
 from depthrank.model import ElasticRanker, ModelConfig
+from depthrank.routing import AdaptivePolicy
 from depthrank.schema import Spec
 
 REPORT_NAME = "report.html"
@@ -49,6 +51,7 @@ class Contents:
     log_url: str | None = None
     training: dict[str, Any] = field(default_factory=dict)
     report_html: str | None = None
+    adaptive: AdaptivePolicy | None = None
 
 
 @dataclass(frozen=True)
@@ -62,6 +65,7 @@ class Artifact:
     encoder: FeatureEncoder
     items: Catalogue
     users: Catalogue | None
+    adaptive: AdaptivePolicy | None = None
 
 
 def save_artifact(out: str | Path, contents: Contents) -> Manifest:
@@ -127,7 +131,8 @@ def _load(root: Path, manifest: Manifest) -> Artifact:
         ) from error
     model = load_weights(config, folder)
     load_foreign(model, folder, encoder.layout)
-    return Artifact(root, manifest, spec, model, encoder, items, users)
+    adaptive = load_policy(model, folder) if POLICY_NAME in manifest.files else None
+    return Artifact(root, manifest, spec, model, encoder, items, users, adaptive)
 
 
 def _write_files(folder: Path, contents: Contents) -> None:
@@ -138,6 +143,8 @@ def _write_files(folder: Path, contents: Contents) -> None:
     contents.items.save(folder / "items")
     if contents.users is not None:
         contents.users.save(folder / "users")
+    if contents.adaptive is not None:
+        save_policy(contents.adaptive, contents.model, folder)
     if contents.report_html is not None:
         (folder / REPORT_NAME).write_text(contents.report_html, encoding="utf-8")
 

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from depthrank.cli import bench, demo, doctor, evaluate, inspect, log, rank, serve, train
+from depthrank.cli import bench, demo, doctor, evaluate, inspect, log, rank, replay, serve, train
 from depthrank.errors import DepthrankError
 
 app = typer.Typer(
@@ -20,7 +20,17 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-VERBS = (train.train, evaluate.evaluate, rank.rank, serve.serve, bench.bench, inspect.inspect, doctor.doctor, demo.demo)
+VERBS = (
+    train.train,
+    evaluate.evaluate,
+    rank.rank,
+    serve.serve,
+    bench.bench,
+    inspect.inspect,
+    replay.replay,
+    doctor.doctor,
+    demo.demo,
+)
 for verb in VERBS:
     app.command()(verb)
 app.add_typer(log.app, name="log")

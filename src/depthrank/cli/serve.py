@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from depthrank.cli.options import Artifact, Log, Threads
+from depthrank.cli.options import Artifact, Log, Threads, bytes_of
 from depthrank.cli.terminal import say
 from depthrank.cli.threads import set_torch_threads
 
@@ -21,16 +21,28 @@ def serve(
     log: Log = None,
     workers: Annotated[int, typer.Option(min=0, help="Engine processes; 0 runs all in one process.")] = 0,
     threads: Threads = None,
+    user_cache: Annotated[
+        str, typer.Option("--user-cache", metavar="SIZE", help="Memory for encoded histories: 256MB, 2GB; 0: none.")
+    ] = "256MB",
 ) -> None:
     """Serve an artifact over HTTP until SIGTERM or Ctrl-C; the page at / shows a ranking.
 
     Example: depthrank serve demo/artifact --log lmdb:demo/events --port 8080
     """
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    user_state_bytes = bytes_of(user_cache, "--user-cache")
     set_torch_threads(threads)
     from depthrank.server import serve as run
 
-    run(str(artifact), host=host, port=port, log=log, workers=workers, on_started=_started)
+    run(
+        str(artifact),
+        host=host,
+        port=port,
+        log=log,
+        workers=workers,
+        on_started=_started,
+        user_state_bytes=user_state_bytes,
+    )
 
 
 def _started(address: str) -> None:

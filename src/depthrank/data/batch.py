@@ -31,7 +31,8 @@ class Batch:
     none; position: int32 [N], -1 = unknown; log_q: float32 [N], log probability of a draw for sampled negatives, 0 for
     others; is_sampled: bool [N]; user: R ids; time_ms: int64 [R]; example: int64 [R], rows of the examples;
     context: the raw values, for slices of metrics. ``shared``: where it is given, ``history`` is its [S] sequences, and
-    it says which of them each request reads, and how much of it.
+    it says which of them each request reads, and how much of it. ``positives_only``: nothing was shown; candidates are
+    positives and, unless training picks them itself, drawn negatives.
     """
 
     request: Encoded
@@ -49,6 +50,7 @@ class Batch:
     context: dict[str, list[object]]
     columns: dict[str, npt.NDArray[np.generic]]
     shared: SharedHistory | None = None
+    positives_only: bool = False
 
     def __len__(self) -> int:
         return len(self.user)
@@ -111,6 +113,7 @@ class BatchAssembler:
             context=context,
             columns=candidates.columns,
             shared=shared,
+            positives_only=examples.sampled,
         )
 
     def _history(self, user: list[str], time_ms: Int64) -> EncodedHistory:

@@ -30,7 +30,8 @@ class BatchLoader:
     Training takes up to ``training.requests_per_user`` neighbouring requests of a user together (their histories share
     one encoding) and shuffles those runs; other splits come in the order of time. ``source``: which candidates a
     request has, by default those that training scores. ``share_histories``: one sequence for all requests of a user that
-    read a prefix of it (``Batch.shared``), where the events fit in memory. ``ahead``: batches prepared in advance; 0 does
+    read a prefix of it (``Batch.shared``), where the events fit in memory. ``max_requests``: a fixed random part of the
+    split. ``ahead``: batches prepared in advance; 0 does
     without a thread.
     """
 
@@ -48,9 +49,12 @@ class BatchLoader:
         seed: int = 0,
         source: CandidateSource | None = None,
         share_histories: bool = False,
+        max_requests: int | None = None,
         ahead: int = 2,
     ) -> None:
         self._requests = examples.of_split(split)
+        if max_requests is not None and len(self._requests) > max_requests:
+            self._requests = np.sort(np.random.default_rng(0).choice(self._requests, max_requests, replace=False))
         codes = HistoryCodes(log, items, spec.history_actions)
         if counters is not None:
             counters.index_all()

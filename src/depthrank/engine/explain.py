@@ -15,7 +15,9 @@ from typing import Any
 import numpy as np
 import torch
 
+from depthrank.engine.costs import USER, StageCost
 from depthrank.engine.job import Job
+from depthrank.engine.pace import USER_STAGE
 from depthrank.engine.run_plan import Scores
 from depthrank.features import Encoded, EncodedHistory
 from depthrank.model import CandidateInputs
@@ -30,9 +32,13 @@ def explain(job: Job, scores: Scores, best: list[int]) -> dict[str, Any]:
     facts = {
         "user": str(job.request.user),
         "user_known": bool(job.user_row[0] > 0),
-        "history_length": int(job.history.length[0]),
+        "history_length": job.history_length,
+        "user_state": None if job.user is None else {"found": job.user.warmth, "new_tokens": job.user.new_tokens},
         "num_candidates": len(job.candidates),
         "scored": scores.scored,
+        "decision": None if job.depth is None else job.depth.facts(),
+        "costs": [_cost(stage) for stage in job.spent],
+        "stopped": scores.stopped,
         "reasons": scores.reasons,
         "timings_ms": dict(job.timings.ms),
     }
@@ -45,6 +51,12 @@ def explain(job: Job, scores: Scores, best: list[int]) -> dict[str, Any]:
         for place, (i, at, why) in enumerate(zip(best, router_rank, because, strict=True), start=1)
     ]
     return {**facts, "story": story(facts), "items": shown}
+
+
+def _cost(stage: StageCost) -> dict[str, Any]:
+    name = USER_STAGE if stage.level == USER else f"level{stage.level}"
+    told = {"stage": name, "candidates": stage.candidates, "warm": stage.warm}
+    return {**told, "predicted_ms": round(stage.predicted_ms, 3), "actual_ms": round(stage.actual_ms, 3)}
 
 
 def _router_ranks(job: Job, best: list[int]) -> list[int | None]:
@@ -130,18 +142,39 @@ def reasons_of(value_CN: np.ndarray, dropped: list[int], tokens: list[dict[str, 
 
 def story(facts: dict[str, Any]) -> list[str]:
     """The request's way in sentences."""
+    scored, took_ms = facts["scored"], facts["timings_ms"]
     lines = [
         _about_user(facts),
         f"{facts['num_candidates']} candidates were asked for; level 0 (the router) scored {_router_scored(facts)}.",
     ]
-    for level, scored in enumerate(facts["scored"][1:], start=1):
-        lines.append(
-            f"Level {level} scored {scored} of them in {facts['timings_ms'].get(f'level{level}', 0.0):.1f} ms."
-        )
-    if len(facts["scored"]) == 1:
+    if facts["user_state"] is not None:
+        lines.insert(1, _about_state(facts["user_state"], took_ms.get(USER_STAGE, 0.0)))
+    decision = facts["decision"] or {"words": []}
+    lines += [f"Plan: {words}." for words in decision["words"]]
+    survivors = {told["level"]: told["why"] for told in decision.get("survivors", ())}
+    deeper = [level for level, number in enumerate(scored) if level and number]
+    for before, level in zip([0, *deeper], deeper, strict=False):
+        why = f" ({survivors[before]})" if before in survivors else ""
+        ms = took_ms.get(f"level{level}", 0.0)
+        lines.append(f"Level {level} scored {scored[level]} of them{why} in {ms:.1f} ms.")
+    if not deeper:
         lines.append("No candidate went deeper.")
+    lines.append(f"It stopped because {facts['stopped']}.")
+    if facts["costs"]:
+        predicted, actual = (sum(c[name] for c in facts["costs"]) for name in ("predicted_ms", "actual_ms"))
+        lines.append(f"It cost {actual:.1f} ms of the thread; {predicted:.1f} ms were predicted.")
     lines.extend(f"Less than asked for: {reason}." for reason in facts["reasons"])
     return lines
+
+
+def _about_state(state: dict[str, Any], took_ms: float) -> str:
+    new = state["new_tokens"]
+    how = {
+        "warm": "was in the cache, with nothing to add",
+        "extended": f"was in the cache and took {new} new event{'s' * (new != 1)}",
+        "cold": "was not in the cache and was encoded from the start",
+    }
+    return f"The user's state {how[state['found']]}; the user side took {took_ms:.1f} ms."
 
 
 def _about_user(facts: dict[str, Any]) -> str:

@@ -19,8 +19,7 @@ from depthrank.engine.valuation import value_weights
 from depthrank.events import EventLog, HistoryBatch
 from depthrank.features import Counters, EncodedHistory, HistoryCodes
 from depthrank.model import level_flops
-from depthrank.routing import LevelCost
-from depthrank.routing.cost_model import CostModel
+from depthrank.routing import AdaptivePolicy, CostModel, LevelCost
 
 
 class Generation:
@@ -29,6 +28,7 @@ class Generation:
     def __init__(self, artifact: Artifact, log: EventLog, states: UserStates) -> None:
         """Encode the catalogue, as the log's upserts leave it, and rebuild the counters from the log."""
         self.artifact, self.items, self.users = artifact, artifact.items, artifact.users
+        self.policy: AdaptivePolicy | None = artifact.adaptive
         self.states = states
         self._log, self._upsert_lock = log, threading.Lock()
         self.replayed = replay_upserts(self.items, log)
@@ -44,7 +44,9 @@ class Generation:
 
     @cached_property
     def costs(self) -> CostMeter:
-        """What stages take; a belief from FLOPs until something has run."""
+        """What stages take; what training measured, or a belief from FLOPs, until something has run here."""
+        if self.policy is not None:
+            return CostMeter(CostModel.from_plain(self.policy.costs.to_plain()))
         flops = [(cost.request, cost.candidate) for cost in self.flops]
         return CostMeter(CostModel.from_flops(flops, self.artifact.model.config.history_length))
 

@@ -25,7 +25,7 @@ from depthrank.features import Encoded, EncodedHistory
 from depthrank.model import CandidateInputs, ItemSide, RequestState, UserState, candidate_inputs, request_inputs
 from depthrank.schema import RankedItem, Request
 
-Choose = Callable[["Job", Scores], Depth]
+Choose = Callable[["Job", Scores, Pace], Depth]
 
 
 class Job:
@@ -121,7 +121,7 @@ class Job:
             pace,
             self.generation.costs,
             self.history_length,
-            lambda scored: choose(self, scored),
+            lambda scored: choose(self, scored, pace),
             self.spent,
         )
         self.depth = run.run(scores)

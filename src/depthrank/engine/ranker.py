@@ -21,7 +21,7 @@ import torch
 from depthrank.artifact import Artifact, default_log_url, load_artifact
 from depthrank.catalogue import Catalogue, UpsertResult
 from depthrank.engine.candidates import resolve_candidates
-from depthrank.engine.depth import Depth, FixedDepth
+from depthrank.engine.depth import AdaptiveDepth, Depth, FixedDepth
 from depthrank.engine.explain import explain
 from depthrank.engine.generation import Generation
 from depthrank.engine.job import Job
@@ -34,7 +34,7 @@ from depthrank.engine.valuation import value_factor
 from depthrank.errors import LogError
 from depthrank.events import AppendResult, EraseResult, EventBatch, EventLog, HistoryBatch, now_ms, open_log
 from depthrank.features import EncodedHistory
-from depthrank.routing import fixed_plan, plan_within_budget
+from depthrank.routing import AdaptivePolicy, DecisionInputs, fixed_plan, plan_within_budget
 from depthrank.schema import Answer, Degraded, Limits, Request, Spec
 from depthrank.schema.request import Mode
 from depthrank.schema.wire import check_request
@@ -60,13 +60,14 @@ class Ranker:
         user_state_bytes: int = DEFAULT_STATE_BYTES,
         trace: Callable[[list[Chunk]], None] | None = None,
     ) -> None:
-        """``user_state_bytes`` bounds the cache of encoded histories (0: none). ``trace`` is told every request's chunks
-        of work, once it is ranked."""
+        """``user_state_bytes`` bounds the cache of encoded histories (0: none); ``trace`` is told the chunks of work of
+        every request that was ranked."""
         self.artifact, self.log, self.limits = artifact, log, limits or Limits()
         self.spec: Spec = artifact.spec
         self._clock, self._monotonic_s, self._owns_log = clock, monotonic_s, owns_log
         self._wall_clock = getattr(artifact.spec.dataset.main, "time", None) != "order"
         self._newest_event_ms, self._newest_lock = -1, threading.Lock()
+        self.price: float | None = None  # of compute, for the adaptive policy; None: the policy's own
         self._trace = trace
         self.states = UserStates(user_state_bytes)
         self.generation = Generation(artifact, log, self.states)
@@ -82,7 +83,8 @@ class Ranker:
     ) -> Ranker:
         """Load the artifact at ``path``; ``log`` is a log, its URL, or None for the folder ``events`` beside it.
 
-        ``user_state_bytes`` bounds the cache of encoded histories; 0 turns it off. Raises ArtifactError or LogError, each with the one reason.
+        ``user_state_bytes`` bounds the cache of encoded histories; 0 turns it off.
+        Raises ArtifactError or LogError, each with the one reason.
         """
         artifact = load_artifact(path)
         if isinstance(log, EventLog):
@@ -145,15 +147,40 @@ class Ranker:
             explain=story,
         )
 
-    def _choose(self, job: Job, scores: Scores) -> Depth:
+    def _choose(self, job: Job, scores: Scores, pace: Pace) -> Depth:
         """How deep a request goes whose candidates level 0 has scored."""
-        request, n = job.request, len(job.candidates)
-        if request.mode == "adaptive" and request.budget is not None:
+        request, n, policy = job.request, len(job.candidates), self.generation.policy
+        depth: Depth
+        if request.mode == "adaptive" and policy is not None:
+            depth = AdaptiveDepth.decide(policy, self._decision_inputs(policy, job, scores, pace))
+        elif request.mode == "adaptive" and request.budget is not None:
             depth = FixedDepth(plan_within_budget(request.budget, n, self.generation.flops))
         else:
             depth = FixedDepth(fixed_plan(request.mode, n, self.artifact.model.config.num_levels))
         scores.reasons.extend(depth.reasons)
         return depth
+
+    def _decision_inputs(self, policy: AdaptivePolicy, job: Job, scores: Scores, pace: Pace) -> DecisionInputs:
+        request, model = job.request, self.artifact.model
+        signals = policy.signals(
+            np.where(scores.level_N < 0, np.nan, scores.value_N),
+            request.top,
+            history_length=job.history_length,
+            time_ms=job.time_ms,
+            context=request.context,
+        )
+        assert job.seen is not None, "level 0 has scored"
+        return DecisionInputs(
+            signals=signals,
+            num_candidates=len(job.candidates),
+            history_length=job.history_length,
+            top=request.top,
+            budget=request.budget,
+            time_left_ms=pace.left_ms() if pace.has_deadline else None,
+            price=self.price,
+            warm=job.seen.view.state.depth >= model.config.encoder_layers,
+            rates=self.generation.costs.rates,
+        )
 
     def _now(self) -> int:
         """The time of a request that names none: after every acknowledged event, as a history ends before its time."""
@@ -220,6 +247,19 @@ class Ranker:
             "catalogue_generation": generation.items.generation,
             "upserts_refused": generation.replayed.refused,
             "log_position_trained": manifest.log_position,
+        }
+
+    def measures(self) -> dict[str, float]:
+        """Numbers for an operator's metrics: the user-state cache, and how far off predicted costs are."""
+        counts, errors = self.states.counts(), self.generation.costs.errors()
+        return {
+            "user_states_warm": counts["hits"],
+            "user_states_extended": counts["extends"],
+            "user_states_cold": counts["misses"],
+            "user_states_evicted": counts["evicted"],
+            "user_states_held": counts["users"],
+            "user_state_bytes": counts["bytes"],
+            **{f"cost_error_{name}": error for name, error in errors.items()},
         }
 
     def warm(self) -> None:

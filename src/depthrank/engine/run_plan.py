@@ -80,24 +80,28 @@ class PlanRun:
             return None
         with self.timings.stage("plan"):
             depth = self.choose(scores)
-        survivors, state = np.arange(n, dtype=np.int64), None
+        survivors, state, before = np.arange(n, dtype=np.int64), None, 0
         for level in range(1, len(depth.widths)):
+            if not depth.widths[level]:
+                continue
             with self.timings.stage("survivors"):
-                kept = depth.keep(level - 1, scores.value_N[survivors], self.valuation.factor_N[survivors])
+                factor_N = self.valuation.factor_N[survivors]
+                kept = depth.keep(before, level, scores.value_N[survivors], factor_N)
             if not kept.size:
-                scores.stopped = f"nothing goes deeper than level {level - 1}"
+                scores.stopped = f"after level {before} nothing was left to decide"
                 break
             with self.timings.stage(f"level{level}"):
                 survivors, index = survivors[kept], torch.from_numpy(kept)
                 state = None if state is None else state.select(index)
                 done, logits_NK, state = self._level(level, scores, survivors, logits_NK[index], state)
+            before = level
             if not self._finished(level, scores, survivors.size, done):
                 break
         return depth
 
     def _finished(self, level: int, scores: Scores, asked: int, done: int) -> bool:
         """Account for a level; False where the deadline cut it off."""
-        scores.scored.append(done)
+        scores.scored += [0] * (level - len(scores.scored)) + [done]
         if done < asked:
             rest = "the others are in input order" if level == 0 else "the others keep the level before"
             scores.stopped = f"the deadline passed in level {level}"

@@ -53,10 +53,10 @@ def evaluate(
     """
     spec = spec if isinstance(spec, Spec) else Spec.load(spec)
     loaded = load_artifact(artifact)
-    _check_same_tasks(loaded.spec, spec)
+    check_same_tasks(loaded.spec, spec)
     raw = load_dataset(spec)
     examples = load_examples(spec, raw)
-    with _opened(log, artifact) as event_log:
+    with opened_log(log, artifact) as event_log:
         import_log(spec, raw, event_log)
         scorer = ModelScorer(loaded.spec, loaded.model, loaded.encoder, raw.items)
         # everything but data, split and evaluation is the artifact's own: features, history, tasks, value
@@ -125,7 +125,7 @@ def _chosen(examples: Examples, split: str, most: int | None) -> Examples:
     return replace(examples, split=codes)
 
 
-def _check_same_tasks(trained: Spec, given: Spec) -> None:
+def check_same_tasks(trained: Spec, given: Spec) -> None:
     if list(trained.tasks) != list(given.tasks):
         found, expected = ", ".join(given.tasks), ", ".join(trained.tasks)
         raise DataError(f"the spec's tasks are {found}, the artifact was trained on {expected}: give its own spec")
@@ -138,7 +138,7 @@ def _candidates_label(spec: Spec, examples: Examples) -> str:
 
 
 @contextmanager
-def _opened(log: EventLog | str | None, artifact: str | Path) -> Iterator[EventLog]:
+def opened_log(log: EventLog | str | None, artifact: str | Path) -> Iterator[EventLog]:
     """The log, closed afterwards where it was opened here."""
     if isinstance(log, EventLog):
         yield log

@@ -41,6 +41,21 @@ def kept_gain(
     return bootstrap_users(sums_us, _ratio, replicates=replicates, seed=seed)
 
 
+def kept_gain_difference(
+    plan: PerRequest,
+    rival: PerRequest,
+    router: PerRequest,
+    full: PerRequest,
+    user: Ints,
+    *,
+    replicates: int = 1000,
+    seed: int = 0,
+) -> Interval:
+    """Kept gain of a plan minus that of a rival on the same requests, paired by user."""
+    sums_us = sums_by_user(user, plan - rival, full - router)
+    return bootstrap_users(sums_us, _ratio, replicates=replicates, seed=seed)
+
+
 def kept_value(plan: PerRequest, full: PerRequest, user: Ints, *, replicates: int = 1000, seed: int = 0) -> Interval:
     """V_plan / V_full with its interval by bootstrap over users."""
     return bootstrap_users(sums_by_user(user, plan, full), _ratio, replicates=replicates, seed=seed)

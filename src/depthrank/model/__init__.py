@@ -9,7 +9,7 @@ from depthrank.model.expert import CandidateState
 from depthrank.model.flops import LevelFlops, level_flops
 from depthrank.model.foreign_inputs import ForeignInput, example_inputs, foreign_inputs
 from depthrank.model.foreign_level import ForeignLevel, SharedScorer
-from depthrank.model.inputs import CandidateInputs, CandidateLayout, ItemSide, RequestInputs
+from depthrank.model.inputs import CandidateInputs, CandidateLayout, ItemSide, RequestInputs, RoutedRequests
 from depthrank.model.user_encoder import UserState
 
 __all__ = [
@@ -26,6 +26,7 @@ __all__ = [
     "ModelConfig",
     "RequestInputs",
     "RequestState",
+    "RoutedRequests",
     "SharedScorer",
     "SideConfig",
     "UserState",

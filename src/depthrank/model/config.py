@@ -32,12 +32,20 @@ class SideConfig:
 
 @dataclass(frozen=True)
 class LevelConfig:
-    """A level beyond the router: which encoder layers its candidates attend to, and its interaction."""
+    """A level beyond the router: which encoder layers its candidates attend to, and its interaction.
+
+    ``width`` of its candidate states (None: the encoder's). ``experts``: feed-forward parts per attention layer, of
+    which a candidate runs through one. ``skipping``: share of training steps that leave out its last attention layers,
+    so that a request may.
+    """
 
     reads: tuple[int, ...]
     interaction_layers: int = 2
     interaction_rank: int = 8
     interaction_tokens: int = 8
+    width: int | None = None
+    experts: int = 1
+    skipping: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -82,6 +90,14 @@ class ModelConfig:
     def num_levels(self) -> int:
         """Router and the levels beyond it."""
         return 1 + len(self.levels)
+
+    def level_width(self, level: int) -> int:
+        """Width of the candidate states that a level leaves; before level 1 the encoder's."""
+        if level == 0:
+            return self.width
+        if self.foreign_at(level) is not None:
+            return self.level_width(level - 1)
+        return self.levels[level - 1].width or self.width
 
     def foreign_at(self, level: int) -> ForeignConfig | None:
         """The foreign module that is this level, if any; its LevelConfig is a place in the order only."""
@@ -148,15 +164,24 @@ _PRESETS: dict[str, dict[str, Any]] = {
         "router_layers": 2,
         "levels": (LevelConfig((0, 1), 2), LevelConfig((2, 3), 3, 16, 16)),
     },
+    # With a history of 1,024 about 15 GFLOP a candidate when nothing is shared; the deepest level is 1,024 wide.
     "large": {
-        "width": 1_024,
-        "table_width": 128,
-        "heads": 16,
-        "ffn_multiple": 4,
+        "width": 384,
+        "table_width": 96,
+        "heads": 6,
         "router_layers": 2,
-        "levels": (LevelConfig((0, 1), 1), LevelConfig((2, 3, 4, 5), 3, 16, 16), LevelConfig((6, 7, 8, 9), 4, 32, 32)),
+        "levels": (
+            LevelConfig((0, 1), 1, width=256),
+            LevelConfig((1, 2), 2, 16, 12, width=512),
+            LevelConfig((2, 3), 3, 24, 16, width=1_024),
+        ),
     },
 }
+
+
+def preset(config: ModelConfig, name: str) -> ModelConfig:
+    """The config in the sizes of a preset; what comes from the data stays."""
+    return replace(config, **_PRESETS[name])
 
 
 def derive_model_config(
@@ -175,8 +200,8 @@ def derive_model_config(
         candidate=SideConfig.of(layout.candidate),
         history_length=spec.history.length,
         time_gaps=spec.model.time_gaps,
-        **_PRESETS[spec.model.preset],
     )
+    config = preset(config, spec.model.preset)
     settings = spec.model
     for name in ("width", "heads", "dropout"):
         if (value := getattr(settings, name)) is not None:
@@ -186,7 +211,11 @@ def derive_model_config(
     if settings.expert_layers is not None:
         reads = tuple(range(settings.expert_layers))
         config = replace(config, levels=(replace(config.levels[-1], reads=reads),))
-    return _with_foreign(config, foreign)
+    levels = tuple(
+        replace(level, experts=settings.feed_forward_experts, skipping=settings.layer_skipping)
+        for level in config.levels
+    )
+    return _with_foreign(replace(config, levels=levels), foreign)
 
 
 def _with_foreign(config: ModelConfig, foreign: Sequence[ForeignConfig]) -> ModelConfig:

@@ -20,8 +20,9 @@ from depthrank.model.config import ModelConfig
 from depthrank.model.expert import CandidateState, Expert, RequestView
 from depthrank.model.feature_tokens import FeatureTokens
 from depthrank.model.foreign_level import ForeignLevel, ForeignRequests
-from depthrank.model.inputs import CandidateInputs, CandidateLayout, ItemSide, RequestInputs
+from depthrank.model.inputs import CandidateInputs, CandidateLayout, ItemSide, RequestInputs, RoutedRequests
 from depthrank.model.router import Router, UserVector
+from depthrank.model.sparse_experts import SparseExperts
 from depthrank.model.user_encoder import UserEncoder, UserState
 
 
@@ -108,6 +109,15 @@ class ElasticRanker(nn.Module):
         view = RequestView(state, sequence_R, age_RP, visible_RP, length_R, with_user_RTD)
         return RequestState(view, user, ForeignRequests(request, items) if self.config.foreign else None)
 
+    def user_vectors(self, state: UserState, requests: RoutedRequests) -> UserVector:
+        """The router's side of many requests of encoded histories, and nothing that deeper levels need."""
+        assert state.routed_SPD is not None and isinstance(self.router, Router)
+        num_positions = state.routed_SPD.shape[1]
+        at_R = requests.sequence_R * num_positions + requests.length_R
+        summary_RD = self.summary_norm(state.routed_SPD.flatten(0, 1).index_select(0, at_R))
+        tokens_UTD = self.request_features(requests.ids_UI, requests.floats_UF)
+        return self.router.user_vector(summary_RD, tokens_UTD, requests.row_R)
+
     def route(self, request: RequestState, items: ItemSide, candidates: CandidateInputs) -> Tensor:
         """Level 0: logits [N, K] of all candidates."""
         if request.user is not None:
@@ -132,16 +142,21 @@ class ElasticRanker(nn.Module):
         request_of_candidate_N: Tensor,
         logits_before_NK: Tensor,
         layout: CandidateLayout | None = None,
+        num_reads: int | None = None,
     ) -> tuple[Tensor, CandidateState]:
-        """Level >= 1: corrected logits [N, K] and the states for the next level."""
+        """Level >= 1: corrected logits [N, K] and the states for the next level.
+
+        ``num_reads``: run only so many of its attention layers (None: all). What is left out is not encoded either.
+        """
         expert = self.experts[level - 1]
         if isinstance(expert, ForeignLevel):
             assert request.foreign is not None and candidates.source is not None
             return expert(request.foreign, *candidates.source, logits_before_NK), candidates
         expert = cast(Expert, expert)
-        self.encoder.deepen_(request.view.state, self.encoder_depth(level))
+        num_reads = expert.reads_of_step() if num_reads is None else num_reads
+        self.encoder.deepen_(request.view.state, expert.depth_of(num_reads))
         layout = layout or CandidateLayout(request_of_candidate_N, request.num_requests)
-        return expert(candidates, request.view, layout, request_of_candidate_N, logits_before_NK)  # type: ignore[no-any-return]
+        return expert(candidates, request.view, layout, request_of_candidate_N, logits_before_NK, num_reads)  # type: ignore[no-any-return]
 
     def encoder_depth(self, level: int) -> int:
         """Layers of the user encoder that a level >= 1 reads."""
@@ -149,9 +164,15 @@ class ElasticRanker(nn.Module):
 
     def levels_from(self, seen: RequestState, items: ItemSide, candidates: CandidateInputs) -> list[Tensor]:
         """Logits [N, K] of every level for every candidate of requests already begun."""
+        return self.deeper_levels(seen, items, candidates, self.route(seen, items, candidates))
+
+    def deeper_levels(
+        self, seen: RequestState, items: ItemSide, candidates: CandidateInputs, routed_NK: Tensor
+    ) -> list[Tensor]:
+        """Logits [N, K] of every level, given the router's."""
         if candidates.rows_N.shape[0] == 0:
-            return [self.route(seen, items, candidates)] * self.config.num_levels
-        logits = [self.route(seen, items, candidates)]
+            return [routed_NK] * self.config.num_levels
+        logits = [routed_NK]
         state = self.start(items, candidates)
         layout = CandidateLayout(candidates.request_of_candidate_N, seen.num_requests)
         for level in range(1, self.config.num_levels):
@@ -163,6 +184,15 @@ class ElasticRanker(nn.Module):
     def forward(self, request: RequestInputs, items: ItemSide, candidates: CandidateInputs) -> list[Tensor]:
         """Full depth: logits [N, K] of every level, as training and every reference use it."""
         return self.levels_from(self.begin(request, items), items, candidates)
+
+    def take_unevenness(self) -> Tensor | None:
+        """How unevenly this training step used sparse experts, beyond evenly; None where none ran. Asked once a step."""
+        found = []
+        for part in self.modules():
+            if isinstance(part, SparseExperts) and part.balance is not None:
+                found.append(part.balance - 1)
+                part.balance = None
+        return torch.stack(found).sum() if found else None
 
     def foreign_levels(self) -> list[ForeignLevel]:
         """The levels that are foreign modules, shallowest first."""
@@ -176,4 +206,4 @@ def _level_zero(config: ModelConfig) -> Router | ForeignLevel:
 
 def _deeper_level(config: ModelConfig, level: int) -> nn.Module:
     foreign = config.foreign_at(level)
-    return Expert(config, config.levels[level - 1]) if foreign is None else ForeignLevel(foreign, config.tasks)
+    return Expert(config, level) if foreign is None else ForeignLevel(foreign, config.tasks)

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from depthrank.model.blocks import Dropout, SwiGLU, norm
-from depthrank.model.config import LevelConfig, ModelConfig
+from depthrank.model.config import ModelConfig
 from depthrank.model.inputs import CandidateInputs, CandidateLayout, ItemSide
 from depthrank.model.target_attention import TargetAttention
 from depthrank.model.user_encoder import UserState
@@ -82,21 +82,24 @@ class RequestView:
 class Expert(nn.Module):
     """One level: logits [N, K] and the next candidate states."""
 
-    def __init__(self, config: ModelConfig, level: LevelConfig) -> None:
+    def __init__(self, config: ModelConfig, number: int) -> None:
         super().__init__()
-        width = config.width
-        self.reads = level.reads
-        self.attention = nn.ModuleList(TargetAttention(config) for _ in level.reads)
+        level = config.levels[number - 1]
+        before, width, token_width = config.level_width(number - 1), config.level_width(number), config.width
+        self.reads, self.skipping = level.reads, level.skipping
+        self.enter = nn.Linear(before, width, bias=False) if before != width else None
+        self.attention = nn.ModuleList(TargetAttention(config, width, level.experts) for _ in level.reads)
+        self.token = nn.Linear(width, token_width, bias=False) if width != token_width else None
         num_candidate = config.item_tokens + config.candidate_tokens + 1
         self.interaction = WukongInteraction(
             config.request_tokens + 1,
             num_candidate,
             level.interaction_tokens,
             level.interaction_rank,
-            width,
+            token_width,
             level.interaction_layers,
         )
-        self.pool = nn.Linear(level.interaction_tokens * width, width, bias=False)
+        self.pool = nn.Linear(level.interaction_tokens * token_width, width, bias=False)
         self.head_norm = norm(width)
         self.head_mlp = SwiGLU(width, 2 * width, width)
         self.head = nn.Linear(width, len(config.tasks), bias=False)
@@ -106,7 +109,19 @@ class Expert(nn.Module):
     @property
     def depth(self) -> int:
         """User-encoder layers this level needs."""
-        return max(self.reads) + 1
+        return self.depth_of(len(self.reads))
+
+    def depth_of(self, num_reads: int) -> int:
+        """User-encoder layers that its first attention layers need."""
+        return max(self.reads[:num_reads], default=-1) + 1
+
+    def reads_of_step(self) -> int:
+        """How many attention layers to run: all, or in some training steps the first few (LayerDrop, Fan et al. 2019),
+        so that what remains is a model too."""
+        every = len(self.reads)
+        if not self.training or not self.skipping or every < 2 or float(torch.rand(())) >= self.skipping:
+            return every
+        return int(torch.randint(1, every, ()))
 
     def forward(
         self,
@@ -115,16 +130,19 @@ class Expert(nn.Module):
         layout: CandidateLayout,
         request_of_candidate_N: Tensor,
         logits_before_NK: Tensor,
+        num_reads: int | None = None,
     ) -> tuple[Tensor, CandidateState]:
-        """The corrected logits [N, K] and the states for the next level."""
+        """The corrected logits [N, K] and the states for the next level; ``num_reads`` < all skips the last layers."""
         if layout.num_candidates == 0:
             return logits_before_NK, candidates
-        x_RCD = layout.pad(candidates.x_ND)
-        for layer, attention in zip(self.reads, self.attention, strict=True):
+        x_ND = candidates.x_ND if self.enter is None else self.enter(candidates.x_ND)
+        x_RCD = layout.pad(x_ND)
+        for layer, attention in list(zip(self.reads, self.attention, strict=True))[:num_reads]:
             keys, values = view.keys_values(layer)
             x_RCD = attention(x_RCD, keys, values, view.age_RP, view.visible_RP, view.length_R)
         x_ND = layout.unpad(x_RCD)
-        tokens_NTD = torch.cat((candidates.tokens_NTD, x_ND.unsqueeze(1)), dim=1)
+        token_ND = x_ND if self.token is None else self.token(x_ND)
+        tokens_NTD = torch.cat((candidates.tokens_NTD, token_ND.unsqueeze(1)), dim=1)
         mixed_NOD = self.interaction(tokens_NTD, view.tokens_RTD, request_of_candidate_N)
         pooled_ND = x_ND + self.pool(mixed_NOD.flatten(1))
         pooled_ND = pooled_ND + self.dropout(self.head_mlp(self.head_norm(pooled_ND)))

@@ -74,6 +74,20 @@ class RequestInputs:
 
 
 @dataclass
+class RoutedRequests:
+    """R requests as the router alone sees them: U distinct rows of request columns, and where each request stands.
+
+    ``row_R``: its row of columns; ``sequence_R`` and ``length_R``: the sequence it reads, and how much of it.
+    """
+
+    ids_UI: Tensor
+    floats_UF: Tensor
+    row_R: Tensor
+    sequence_R: Tensor
+    length_R: Tensor
+
+
+@dataclass
 class CandidateInputs:
     """Candidate-side columns of N candidates; ``rows_N`` index the ItemSide, ``request_of_candidate_N`` is sorted."""
 

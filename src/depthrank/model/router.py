@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from depthrank.model.blocks import Dropout, SwiGLU, norm
@@ -41,12 +42,36 @@ class Router(nn.Module):
         self.dropout = Dropout(config.dropout)
         self.register_buffer("prior_K", torch.tensor(config.prior_logit, dtype=torch.float32), persistent=False)
 
-    def user_vector(self, summary_RD: Tensor, tokens_RTD: Tensor) -> UserVector:
-        """From the encoder's last state [R, D] and the request tokens [R, T, D]."""
-        x_RX = self.user_norm(torch.cat((summary_RD, tokens_RTD.flatten(1)), dim=1))
-        vector_RX = self.user_linear(x_RX) + self.user_mlp(self.dropout(x_RX))
+    def user_vector(self, summary_RD: Tensor, tokens_UTD: Tensor, row_R: Tensor | None = None) -> UserVector:
+        """From the encoder's last state [R, D] and the request tokens.
+
+        ``row_R``: which tokens each request has; None: request r has row r. With it, products with the tokens are done
+        once a distinct row: the norm's factor is a number a request, so every linear map splits by columns.
+        """
+        if row_R is None:
+            x_RX = self.user_norm(torch.cat((summary_RD, tokens_UTD.flatten(1)), dim=1))
+            hidden_RX = self.user_mlp.gate_and_up(self.dropout(x_RX))
+            vector_RX, bias_RK = self.user_linear(x_RX), self.request_bias(x_RX)
+        else:
+            vector_RX, hidden_RX, bias_RK = self._split_products(summary_RD, tokens_UTD.flatten(1), row_R)
+        gate_RX, up_RX = hidden_RX.chunk(2, dim=-1)
+        vector_RX = vector_RX + self.user_mlp.down(F.silu(gate_RX) * up_RX)
         vector_RKD = vector_RX.view(-1, self.num_tasks, self.width) * self.width**-0.5
-        return UserVector(vector_RKD, self.request_bias(x_RX) + self.prior_K)
+        return UserVector(vector_RKD, bias_RK + self.prior_K)
+
+    def _split_products(self, summary_RD: Tensor, tokens_UX: Tensor, row_R: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The three maps of ``norm([summary; tokens])``, the part of the tokens done once a row."""
+        width, norm = self.width, self.user_norm
+        square_R = summary_RD.square().sum(1) + tokens_UX.square().sum(1)[row_R]
+        factor_R1 = (square_R / norm.width + norm.eps).rsqrt().unsqueeze(1)
+        own_RD, shared_UX = summary_RD * norm.weight[:width], tokens_UX * norm.weight[width:]
+        dropped = (self.dropout(own_RD), self.dropout(shared_UX))
+        maps = ((self.user_linear, (own_RD, shared_UX)), (self.user_mlp.gate_and_up, dropped), (self.request_bias, (own_RD, shared_UX)))
+        products = []
+        for linear, (a_RD, b_UX) in maps:
+            of_row_UX = F.linear(b_UX, linear.weight[:, width:])
+            products.append((F.linear(a_RD, linear.weight[:, :width]) + of_row_UX.index_select(0, row_R)) * factor_R1)
+        return products[0], products[1], products[2]
 
     def forward(self, user: UserVector, items: ItemSide, candidates: CandidateInputs) -> Tensor:
         """Logits [N, K]."""

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from depthrank.model.blocks import Dropout, Rotary, SwiGLU, attend, merge_heads, norm, split_heads
 from depthrank.model.config import ModelConfig
+from depthrank.model.sparse_experts import SparseExperts
 
 NUM_AGE_BUCKETS = 64
 
@@ -20,18 +21,20 @@ NUM_AGE_BUCKETS = 64
 class TargetAttention(nn.Module):
     """One layer of candidates over history: pre-norm cross-attention and SwiGLU, both residual."""
 
-    def __init__(self, config: ModelConfig) -> None:
+    def __init__(self, config: ModelConfig, width: int | None = None, experts: int = 1) -> None:
+        """``width`` of the candidate states (None: the encoder's, whose K/V they attend to)."""
         super().__init__()
-        width = config.width
+        width = width or config.width
         self.heads = config.heads
         self.attention_norm = norm(width)
-        self.query = nn.Linear(width, width, bias=False)
-        self.out = nn.Linear(width, width, bias=False)
+        self.query = nn.Linear(width, config.width, bias=False)
+        self.out = nn.Linear(config.width, width, bias=False)
         self.age = nn.Embedding(NUM_AGE_BUCKETS, config.heads)
         nn.init.zeros_(self.age.weight)
         self.mlp_norm = norm(width)
-        self.mlp = SwiGLU(width, config.ffn_multiple * width, width)
-        self.rotary = Rotary(width // config.heads, config.num_positions)
+        hidden = config.ffn_multiple * width
+        self.mlp = SwiGLU(width, hidden, width) if experts == 1 else SparseExperts(width, hidden, width, experts)
+        self.rotary = Rotary(config.width // config.heads, config.num_positions)
         self.dropout = Dropout(config.dropout)
 
     def forward(

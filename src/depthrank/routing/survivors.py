@@ -130,7 +130,7 @@ def survivors(
 ) -> Survivors:
     """The candidates that go on from a level whose values [N] are given; at most ``cap``, at least the top n in reach.
 
-    ``spread`` or ``confidence`` None: the cap alone decides. Values that are no numbers never go on before those that are.
+    ``spread`` or ``confidence`` None: the cap alone decides. A value that is no number goes on last.
     """
     value_N = np.where(np.isfinite(value_N), value_N, -np.inf)
     n = value_N.size

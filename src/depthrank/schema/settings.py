@@ -58,7 +58,12 @@ class ForeignSettings(Section, frozen=True, kw_only=True):
 
 
 class ModelSettings(Section, frozen=True, kw_only=True):
-    """Size of the elastic ranker: a preset, and overrides of single numbers; ``foreign`` levels are your own modules."""
+    """Size of the elastic ranker: a preset, and overrides of single numbers.
+
+    ``feed_forward_experts``: parts of every feed-forward block of the deeper levels, of which a candidate runs one.
+    ``layer_skipping``: share of training steps in which those levels leave out their last attention layers, so that
+    a request may. ``foreign``: levels that are your own modules.
+    """
 
     preset: Literal["demo", "small", "medium", "large"] = "demo"
     width: Count | None = None
@@ -67,6 +72,8 @@ class ModelSettings(Section, frozen=True, kw_only=True):
     expert_layers: Count | None = None
     dropout: Fraction | None = None
     time_gaps: bool = True
+    feed_forward_experts: Annotated[int, Meta(ge=1, le=64)] = 1
+    layer_skipping: Fraction = 0.0
     foreign: tuple[ForeignSettings, ...] = ()
 
 
@@ -75,7 +82,11 @@ class TrainingSettings(Section, frozen=True, kw_only=True):
 
     ``batch_candidates`` bounds the rows of a step; up to ``requests_per_user`` neighbouring requests of a user share
     one encoded history; where negatives are sampled, they are drawn (and levels beyond the router trained) for a
-    ``deep_share`` of the requests; ``minutes`` stops early, keeping the best.
+    ``deep_share`` of the requests; ``minutes`` stops early, keeping the best. Levels beyond the router are trained on
+    ``deep_negatives`` of a request's negatives (default: all that are drawn): a ``survivor_share`` of them are those that
+    the router ranks highest, as when serving, the others random, with the correction that each of both needs.
+    ``distillation`` weighs the pull of shallow levels towards the deepest, ``survival`` the loss that keeps the deepest
+    level's top items inside shallower levels' top ``survival_widths``. ``validation_requests``: a fixed random part of validation.
     """
 
     epochs: Annotated[int, Meta(ge=0, le=1_000_000)] = 10
@@ -88,5 +99,10 @@ class TrainingSettings(Section, frozen=True, kw_only=True):
     weight_decay: Annotated[float, Meta(ge=0)] = 0.01
     patience: Annotated[int, Meta(ge=0)] = 2
     minutes: Annotated[float, Meta(gt=0)] | None = None
+    deep_negatives: Count | None = None
+    survivor_share: Annotated[float, Meta(ge=0, le=1)] = 0.5
     distillation: Annotated[float, Meta(ge=0)] = 0.2
+    survival: Annotated[float, Meta(ge=0)] = 0.0
+    survival_widths: tuple[Count, ...] = (50, 200)
+    validation_requests: Count | None = None
     precision: Literal["fp32", "bf16"] = "fp32"

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
 
 SECONDS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
 CANDIDATES = (0, 1, 10, 50, 100, 500, 1_000, 2_000, 5_000, 10_000, 50_000)
@@ -52,3 +54,29 @@ class ServerMetrics:
 
     def render(self) -> bytes:
         return generate_latest(self.registry)
+
+
+class RankerMetrics(Collector):
+    """What a ranker measures of itself, read when the metrics are."""
+
+    def __init__(self, measures: Callable[[], Mapping[str, float]]) -> None:
+        self._measures = measures
+
+    def collect(self) -> Iterator[Metric]:
+        """The user-state cache, and how far off predicted costs are."""
+        measured = self._measures()
+        found = CounterMetricFamily("depthrank_user_states_found", "User states as requests found them", labels=["how"])
+        for how in ("warm", "extended", "cold"):
+            found.add_metric([how], measured.get(f"user_states_{how}", 0.0))
+        yield found
+        evicted = measured.get("user_states_evicted", 0.0)
+        yield CounterMetricFamily("depthrank_user_states_evicted", "User states dropped for room", value=evicted)
+        held = measured.get("user_states_held", 0.0)
+        yield GaugeMetricFamily("depthrank_user_states", "User states in the cache", value=held)
+        size = measured.get("user_state_bytes", 0.0)
+        yield GaugeMetricFamily("depthrank_user_state_bytes", "Bytes of the user states in the cache", value=size)
+        error = GaugeMetricFamily("depthrank_cost_error", "|predicted - actual| / actual", labels=["quantile"])
+        for quantile, name in (("0.5", "cost_error_p50"), ("0.9", "cost_error_p90")):
+            if name in measured:
+                error.add_metric([quantile], measured[name])
+        yield error

@@ -33,10 +33,12 @@ def serve(
     workers: int = 0,
     settings: ServerSettings | None = None,
     on_started: Callable[[str], object] | None = None,
+    user_state_bytes: int | None = None,
 ) -> None:
     """Serve ``artifact`` until SIGTERM or SIGINT, then finish what is under way and return.
 
     ``on_started`` is called with the address as soon as connections are accepted; ``port`` 0 picks a free one.
+    ``user_state_bytes``: memory for encoded histories (None: the engine's default, 0: none).
     Raises ServerError (address taken or not ours), ArtifactError, LogError.
     """
     if workers != 0:
@@ -46,7 +48,8 @@ def serve(
     with listener:
         from depthrank.engine import Ranker  # loads torch, which takes longer than to find that a port is taken
 
-        ranker = Ranker.load(artifact, log=log, limits=settings.limits)
+        cache = {} if user_state_bytes is None else {"user_state_bytes": user_state_bytes}
+        ranker = Ranker.load(artifact, log=log, limits=settings.limits, **cache)
         try:
             run(ranker, listener, settings, on_started)
         finally:

@@ -15,7 +15,7 @@ from depthrank.events import AppendResult, EventBatch
 from depthrank.events.log import now_ms
 from depthrank.schema import Answer, Request
 from depthrank.server.bounded_pool import BoundedPool, OverloadError
-from depthrank.server.metrics import ServerMetrics
+from depthrank.server.metrics import RankerMetrics, ServerMetrics
 from depthrank.server.ranker_port import ServedRanker
 from depthrank.server.served import ServedImpressions
 from depthrank.server.settings import ServerSettings
@@ -52,6 +52,7 @@ class Service:
         self._newest_event_ms = -1
         self._phase = Phase.WARMING
         self._export_gauges()
+        self.metrics.registry.register(RankerMetrics(ranker.measures))
 
     @property
     def phase(self) -> Phase:

@@ -15,7 +15,7 @@ from torch.export import Dim
 from torch.utils import _pytree as pytree
 
 from depthrank.sharing.inputs import ModuleInputs
-from depthrank.sharing.lowering import lower
+from depthrank.sharing.decompose import decompose
 from depthrank.sharing.normal_form.reader import has_rule
 from depthrank.sharing.refusal import Refused, source_line
 from depthrank.sharing.tracing import FixedMeaning
@@ -80,7 +80,7 @@ def _capture_at(module: nn.Module, inputs: ModuleInputs, rows: int, fixed_becaus
             warnings.simplefilter("ignore")
             with meaning:
                 program = torch.export.export(module, args, kwargs, dynamic_shapes=shapes, strict=False)
-            program = lower(program, has_rule)
+            program = decompose(program, has_rule)
     except Exception as error:  # torch.export raises many types; each becomes one refusal that keeps its message
         raise _explain_failure(error) from error
     return _read(program, inputs, module, rows if fixed_because else None, fixed_because, tuple(meaning.assertions))

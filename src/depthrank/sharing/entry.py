@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -13,17 +14,21 @@ from depthrank.errors import SharingError
 from depthrank.sharing.capture import capture
 from depthrank.sharing.compiler import NormalForm, build_program, read_normal_form
 from depthrank.sharing.inputs import ModuleInputs, Sides, read_example, split_pairs, split_sides
+from depthrank.sharing.normal_form.reader import FAULTS
 from depthrank.sharing.program import Program
+from depthrank.sharing.refusal import Faulty
 from depthrank.sharing.report import Report, make_report
 from depthrank.sharing.shared import Shared
 from depthrank.sharing.sharer import Options
 from depthrank.sharing.verify import (
     CASES,
+    Differs,
     Draw,
     check_algebra,
     check_equal,
     check_rows_independent,
     draw_inputs,
+    rows_lead,
     tensors_of,
 )
 
@@ -58,17 +63,51 @@ def share(
         )
     form = read_normal_form(capture(module, inputs))
     options = Options(candidates=candidates, fold_batch_norm=fold_batch_norm, without=frozenset(without))
-
-    def rebind(names: frozenset[str]) -> Program:
-        bound_options = Options(names, candidates, fold_batch_norm, options.without)
-        return build_program(form, sides, bound_options)[0]
-
-    program, sharer = build_program(form, sides, options)
-    report = make_report(sharer, form, program, rebind(frozenset(sides.candidate)), candidates)
-    shared = Shared(program, report, rebind, (inputs, module))
-    _verify(shared, module, inputs, sides, form, check_inputs)
-    report.seconds_to_compile = time.perf_counter() - began
+    own = _Job(module, inputs, sides, form)
+    lead = rows_lead(form)
+    check_rows_independent(module, inputs, sides, lead)
+    try:
+        shared = own.shared(options, check_inputs)
+    except (Differs, Faulty) as fault:
+        shared = own.with_hoisting_alone(options, check_inputs, fault)
+    shared.report.seconds_to_compile = time.perf_counter() - began
     return shared
+
+
+@dataclass(frozen=True)
+class _Job:
+    """One module to share."""
+
+    module: nn.Module
+    inputs: ModuleInputs
+    sides: Sides
+    form: NormalForm
+
+    def shared(self, options: Options, check_inputs: Sequence[Any]) -> Shared:
+        """Build, report, verify."""
+
+        def rebind(names: frozenset[str]) -> Program:
+            bound_options = Options(names, options.candidates, options.fold_batch_norm, options.without)
+            return build_program(self.form, self.sides, bound_options)[0]
+
+        program, sharer = build_program(self.form, self.sides, options)
+        everything = rebind(frozenset(self.sides.candidate))
+        report = make_report(sharer, self.form, program, everything, options.candidates)
+        shared = Shared(program, report, rebind, (self.inputs, self.module))
+        _verify(shared, self.module, self.inputs, self.sides, self.form, check_inputs)
+        return shared
+
+    def with_hoisting_alone(self, options: Options, check_inputs: Sequence[Any], fault: SharingError) -> Shared:
+        """The form without any rewrite but hoisting: what a faulty rewrite leaves is slower, never wrong."""
+        from depthrank.sharing.rewrites import PIPELINE
+
+        plain = frozenset(name for name, _ in PIPELINE if name != "hoist_request_work")
+        try:
+            shared = self.shared(Options(options.bound, options.candidates, False, plain), check_inputs)
+        except (Differs, Faulty):
+            raise fault from None
+        shared.report.notes.append(f"shared by hoisting alone, since a rewrite failed: {fault}")
+        return shared
 
 
 def _verify(
@@ -76,26 +115,34 @@ def _verify(
 ) -> None:
     """Every check before the model is handed out; what was found goes into the report."""
     report: Report = shared.report
-    check_rows_independent(module, inputs, sides)
     draws = [draw_inputs(inputs, sides, r, n, seed) for seed, (r, n) in enumerate(CASES)]
     draws += [_user_draw(module, inputs, sides, example) for example in [None, *check_inputs]]
-    padded = _padded_draws(module, inputs, sides, report)
+    draws.append(draw_inputs(inputs, sides, 2, 5, seed=99, padded=True))
 
     def run(draw: Draw) -> list[Tensor]:
         index = draw.request_of_candidate
         return tensors_of(shared.score(shared.encode(draw.request), draw.candidate, index))
 
     with torch.no_grad():
-        worst, varies = check_equal(run, module, inputs, sides, [*draws, *padded])
-    report.checks.append(f"equal to the original within {worst:.1e} in {len(draws) + len(padded)} draws")
+        equality = check_equal(run, module, inputs, sides, draws, rows_lead(form))
+    report.checks.append(f"equal to the original within {equality.worst:.1e} in {equality.compared} draws")
     report.checks.append("rows of the original do not depend on each other")
-    if not varies:
+    report.notes += [f"not checked on {skipped}" for skipped in equality.skipped]
+    captured = form.captured
+    if captured.assertions:
+        report.notes.append(f"assertions on values are not checked by the shared form: {list(captured.assertions)}")
+    if captured.fixed_because:
+        report.notes.append(f"captured at {captured.batch} rows and checked at others, since {captured.fixed_because}")
+        draws = [draw_inputs(inputs, sides, 3, captured.batch, seed=7)]
+    if not equality.varies:
         report.notes.append(
             "outputs did not vary over the check inputs, so equality says little: give a better example"
         )
     try:
-        exact = check_algebra(form, shared.program, sides, [*draws, *padded])
-    except (RuntimeError, TypeError, NotImplementedError) as error:
+        exact = check_algebra(form, shared.program, sides, draws)
+    except FAULTS as error:
+        if isinstance(error, Differs):
+            raise
         report.notes.append(f"not checked in double precision: {str(error).splitlines()[0]}")
         return
     report.checks.append(f"algebra equal within {exact:.1e} in double precision")
@@ -110,16 +157,3 @@ def _user_draw(module: nn.Module, inputs: ModuleInputs, sides: Sides, example: A
     rows = next(iter(own.example.values())).shape[0]
     index = torch.arange(rows, device=next(iter(own.example.values())).device)
     return Draw(request, candidate, index, "the example" if example is None else "check_inputs")
-
-
-def _padded_draws(module: nn.Module, inputs: ModuleInputs, sides: Sides, report: Report) -> list[Draw]:
-    """All-padding histories, where the original itself takes them."""
-    from depthrank.sharing.verify import run_original
-
-    draw = draw_inputs(inputs, sides, 2, 5, seed=99, padded=True)
-    try:
-        run_original(module, inputs, sides, draw)
-    except (RuntimeError, IndexError, ValueError) as error:
-        report.notes.append(f"all-padding histories not checked: the original raises {type(error).__name__}")
-        return []
-    return [draw]

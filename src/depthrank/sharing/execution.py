@@ -8,9 +8,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from depthrank.sharing.blocks import blocks_of, rows_per_block
 from depthrank.sharing.calls import group_slots
-from depthrank.sharing.ir import Region
+from depthrank.sharing.ir import Node, Region
+from depthrank.sharing.lowering import lower
 from depthrank.sharing.program import Program, emit_candidates, emit_part, row_arguments
+
+MOST_ROWS = 1 << 62  # never in blocks
 
 
 class Parts(nn.Module):
@@ -18,7 +22,7 @@ class Parts(nn.Module):
 
     def __init__(self, program: Program) -> None:
         super().__init__()
-        self.program = program
+        self.program = program = lower(program)
         self.constants = program.fold_constants()
         self.request: Callable[..., Any] = emit_part(program, Region.REQUEST, self.constants)
         self.item: Callable[..., Any] | None = (
@@ -28,6 +32,8 @@ class Parts(nn.Module):
         self._compile: Callable[[Any], Any] = lambda module: module
         self.request_names = tuple(n.name for n in program.inputs_of(Region.REQUEST))
         self.item_names = tuple(n.name for n in program.inputs_of(Region.ITEM))
+        self._row_arguments = {single: row_arguments(program, single) for single in (True, False)}
+        self.rows_at_once = rows_per_block(program.nodes_of(Region.MIXED)) if _rows_first(program) else MOST_ROWS
         self.candidate_names = tuple(n.name for n in program.inputs_of(Region.MIXED))
 
     def candidates(self, single: bool) -> Callable[..., Any]:
@@ -66,7 +72,11 @@ class Parts(nn.Module):
     ) -> Any:
         """The model's own output for N candidates."""
         single = num_requests == 1
-        needed = row_arguments(self.program, single)
+        needed = self._row_arguments[single]
+        blocks = list(blocks_of(like.shape[0], self.rows_at_once)) if single else []
+        if len(blocks) > 1:
+            outputs = self._by_blocks(blocks, state, tables, candidate, like, item_rows)
+            return self.program.assemble(outputs)
         given: dict[str, Tensor | None] = {"request_of_candidate": request_of_candidate, "item_rows": item_rows}
         if "slots" in needed:
             assert request_of_candidate is not None
@@ -74,6 +84,35 @@ class Parts(nn.Module):
         inputs = [candidate[n] for n in self.candidate_names]
         outputs = self.candidates(single)(*inputs, *state, *tables, *[given[n] for n in needed], like)
         return self.program.assemble(outputs)
+
+
+    def _by_blocks(
+        self,
+        blocks: Sequence[slice],
+        state: Sequence[Tensor],
+        tables: Sequence[Tensor],
+        candidate: Mapping[str, Tensor],
+        like: Tensor,
+        item_rows: Tensor | None,
+    ) -> list[Tensor]:
+        """The outputs of one request's candidates, a block of rows at a time."""
+        part = self.candidates(True)
+        inputs = [candidate[n] for n in self.candidate_names]
+        pieces = []
+        for block in blocks:
+            rows = [] if item_rows is None else [item_rows[block]]
+            pieces.append(part(*[t[block] for t in inputs], *state, *tables, *rows, like[block]))
+        return [torch.cat(parts) for parts in zip(*pieces)]
+
+
+def _rows_first(program: Program) -> bool:
+    """Does every output have its rows in the first dimension, and only there?"""
+    return all(n.region == Region.MIXED and (n.op != "logical" or _leads(n)) for n in program.graph.outputs)
+
+
+def _leads(node: Node) -> bool:
+    order, shape = node.args[1:]
+    return bool(order[0] == 0 and shape[0] == -1)
 
 
 def one_row(tensor: Tensor) -> Tensor:

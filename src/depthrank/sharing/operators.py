@@ -86,6 +86,23 @@ ROW_WISE = frozenset(
         "aten.repeat_interleave.self_int",
         "aten.masked_fill.Tensor",
         "aten.masked_fill.Scalar",
+        "aten.conv1d.padding",
+        "aten.conv2d.padding",
+        "aten.conv3d.default",
+        "aten.adaptive_avg_pool2d.default",
+        "aten.fft_fft.default",
+        "aten.fft_ifft.default",
+        "aten.fft_rfft.default",
+        "aten.fft_irfft.default",
+        "aten.fft_hfft.default",
+        "aten.fft_ihfft.default",
+        "aten.select.int",
+        "aten.complex.default",
+        "aten.polar.default",
+        "aten.real.default",
+        "aten.imag.default",
+        "aten.angle.default",
+        "aten.conj_physical.default",
     ]
 )
 MULTI_OUTPUT = frozenset(
@@ -102,6 +119,13 @@ MULTI_OUTPUT = frozenset(
         "aten.var_mean.correction",
         "aten.kthvalue.default",
         "aten.median.dim",
+        "aten.nanmedian.dim",
+        "aten.mode.default",
+        "aten.cummax.default",
+        "aten.cummin.default",
+        "aten.adaptive_max_pool1d.default",
+        "aten.adaptive_max_pool2d.default",
+        "aten.max_pool1d_with_indices.default",
     ]
 )
 _ATEN_NAME = re.compile(r"aten\.([a-z_0-9]+)\.([A-Za-z_0-9]+)")
@@ -291,6 +315,13 @@ def _row_gather(rows: Rows, node: Node, x: Any, axis: int, index: Any) -> Any:
     return torch.gather(x, axis, index)
 
 
+def _look_up_together(rows: Rows, node: Node, table: Any, sizes: Any, starts: Any, indices: Any) -> Any:
+    """Single ids [B] of several tables that lie one below the other: [B, k, width]."""
+    ids = torch.stack(list(indices), 1)
+    inside = (ids >= 0) & (ids < sizes)
+    return F.embedding(torch.where(inside, ids + starts, -1), table)
+
+
 def _to_logical(rows: Rows, node: Node, x: Any, order: tuple[int, ...], shape: tuple[int, ...]) -> Any:
     """The output in the order of the model: axes permuted (rows included), then merged to ``shape`` (-1 for rows)."""
     y = x.permute(order) if tuple(order) != tuple(range(len(order))) else x
@@ -319,6 +350,7 @@ IMPLEMENTATIONS: dict[str, Implementation] = {
     "take_rows": _take_rows,
     "row_gather": _row_gather,
     "embedding": lambda rows, node, w, index, padding: F.embedding(index, w, padding_idx=padding),
+    "look_up_together": _look_up_together,
     "multiply_add": lambda rows, node, x, scale, shift: torch.addcmul(shift, x, scale),
     "logical": _to_logical,
 }
@@ -358,7 +390,7 @@ def _flops(node: Node) -> Any:
     if node.op == "recurrent":
         length = node.args[1].dims[0]
         return 2 * length * sum(w.numel for w in node.args[3] if len(w.dims) == 2)
-    if node.op in ("aten.conv1d.default", "aten.conv2d.default"):
+    if node.op.startswith(("aten.conv1d.", "aten.conv2d.", "aten.conv3d.")):
         weight = node.args[1]
         return 2 * product(node.dims) * product(weight.dims[1:])
     return 0

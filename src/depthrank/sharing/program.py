@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.utils import _pytree as pytree
 
+from depthrank.sharing.in_place import writes_in_place
 from depthrank.sharing.inputs import Sides
 from depthrank.sharing.ir import Graph, Node, Region, map_nodes
 from depthrank.sharing.operators import Rows, run_node
@@ -54,7 +55,7 @@ class Program:
                     values[node.index] = run_node(
                         node, Rows(single=True), map_nodes(node.args, lambda n: values[n.index])
                     )
-        return {n.index: values[n.index].detach() for n in needed}
+        return {n.index: values[n.index].detach().contiguous() for n in needed}
 
     def assemble(self, outputs: Sequence[Tensor]) -> Any:
         """The model's own output: a tensor, tuple, list or dict as it returns it."""
@@ -84,13 +85,12 @@ def row_arguments(program: Program, single: bool) -> list[str]:
 class _Emitter:
     """Records nodes of one part as a torch.fx graph."""
 
-    def __init__(self, constants: dict[int, Tensor], live_constants: bool) -> None:
+    def __init__(self, constants: dict[int, Tensor]) -> None:
         self.graph = fx.Graph()
         self.tracer = fx.proxy.GraphAppendingTracer(self.graph)
         self.root = nn.Module()
         self.values: dict[int, Any] = {}
         self.constants = constants
-        self.live_constants = live_constants
 
     def placeholder(self, name: str) -> fx.Proxy:
         return fx.Proxy(self.graph.placeholder(_identifier(name)), self.tracer)
@@ -104,17 +104,20 @@ class _Emitter:
             self.values[node.index] = known
         return known
 
-    def run(self, nodes: Sequence[Node], rows: Rows) -> None:
+    def run(self, nodes: Sequence[Node], rows: Rows, outputs: Sequence[Node]) -> None:
         def resolve(node: Node) -> Any:
-            return (
-                self.constant(node)
-                if node.region == Region.CONSTANT and not self.live_constants
-                else self.values[node.index]
-            )
+            return self.constant(node) if node.region == Region.CONSTANT else self.values[node.index]
 
+        in_place = writes_in_place(nodes, outputs)
         for node in nodes:
-            if node.index not in self.values:
-                self.values[node.index] = run_node(node, rows, map_nodes(node.args, resolve))
+            if node.index in self.values:
+                continue
+            args = map_nodes(node.args, resolve)
+            write = in_place.get(node.index)
+            if write is None:
+                self.values[node.index] = run_node(node, rows, args)
+            else:
+                self.values[node.index] = write.operator(*(args[k] for k in write.order), **dict(node.kwargs))
 
     def finish(self, outputs: Sequence[Any]) -> fx.GraphModule:
         self.graph.output(tuple(o.node for o in outputs))
@@ -128,16 +131,17 @@ def _identifier(name: str) -> str:
 
 def emit_part(program: Program, region: Region, constants: dict[int, Tensor]) -> fx.GraphModule:
     """The request part or the item part: its inputs in order -> its frontier."""
-    emitter = _Emitter(constants, live_constants=False)
+    emitter = _Emitter(constants)
     for node in program.inputs_of(region):
         emitter.values[node.index] = emitter.placeholder(node.name)
-    emitter.run(program.nodes_of(region), Rows(single=True))
-    return emitter.finish([emitter.values[n.index] for n in program.frontier(region)])
+    frontier = program.frontier(region)
+    emitter.run(program.nodes_of(region), Rows(single=True), frontier)
+    return emitter.finish([emitter.values[n.index] for n in frontier])
 
 
 def emit_candidates(program: Program, constants: dict[int, Tensor], single: bool) -> fx.GraphModule:
     """The candidate part: candidate inputs, request frontier, item tables, row indices -> outputs."""
-    emitter = _Emitter(constants, live_constants=False)
+    emitter = _Emitter(constants)
     inputs = program.inputs_of(Region.MIXED)
     for node in inputs:
         emitter.values[node.index] = emitter.placeholder(node.name)
@@ -148,7 +152,7 @@ def emit_candidates(program: Program, constants: dict[int, Tensor], single: bool
     for name in row_arguments(program, single):
         setattr(rows, name, emitter.placeholder(name))
     rows.like = emitter.placeholder("like")
-    emitter.run(program.nodes_of(Region.MIXED), rows)
+    emitter.run(program.nodes_of(Region.MIXED), rows, program.graph.outputs)
     constant_outputs = [n for n in program.graph.outputs if n.region == Region.CONSTANT]
     for node in constant_outputs:
         emitter.constant(node)

@@ -20,6 +20,10 @@ class Refused(SharingError):
         super().__init__(f"cannot share this module: {reason}{where}{line}")
 
 
+class Faulty(Refused):
+    """A rewrite failed: a fault of the compiler, not of the module."""
+
+
 def source_line(stack_trace: str | None) -> str:
     """The innermost frame of a captured stack trace that is not torch's own: ``file:line  code``."""
     if not stack_trace:

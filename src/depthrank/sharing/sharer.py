@@ -13,7 +13,8 @@ from depthrank.sharing.algebra import Algebra, Concat, Dims, Part, Sum, Term, Va
 from depthrank.sharing.inputs import Sides
 from depthrank.sharing.ir import Graph, Node, Region
 from depthrank.sharing.layout import Layout
-from depthrank.sharing.operators import Rows, run_node
+from depthrank.sharing.normal_form.reader import FAULT, FAULTS, constant_tensor
+from depthrank.sharing.refusal import Faulty
 
 
 @dataclass(frozen=True)
@@ -67,7 +68,11 @@ class Sharer(Algebra):
             self.graph.source = node.source
             self.sole_reader = all(readers[n.index] == 1 for n in node.inputs() if n.batched)
             self.now = f"{node.op} at {node.source}" if node.source else node.op
-            self.values[node.index] = self._evaluate(normal, node)
+            try:
+                self.values[node.index] = self._evaluate(normal, node)
+            except FAULTS as error:
+                why = f"a rewrite of {node.op} failed with {type(error).__name__}: {error}; {FAULT}"
+                raise Faulty(why, repr(node), node.source) from error
 
     def value_of(self, node: Node) -> Value:
         value = self.values[node.index]
@@ -99,6 +104,8 @@ class Sharer(Algebra):
         """The value of one operation: the first rewrite that takes it, else all operands written out."""
         from depthrank.sharing.rewrites import PIPELINE
 
+        if op == "linear":
+            args = (args[0], *(Val(self.full(v), v.dims) if v is not None else None for v in args[1:]))
         call = Call(op, tuple(args), tuple(dims), dtype, kwargs or {})
         for name, rewrite in PIPELINE:
             if name in self.options.without:
@@ -237,23 +244,7 @@ class Sharer(Algebra):
 
     def constant_tensor(self, node: Node) -> torch.Tensor:
         """The value of a constant node now (positions, say)."""
-        assert node.region == Region.CONSTANT
-        known: dict[int, Any] = {}
-        for n in self.graph.live([node]):
-            if n.op == "parameter":
-                known[n.index] = self.graph.constants[n.name]
-            else:
-                known[n.index] = run_node(n, Rows(single=True), _resolve(n.args, known))
-        out: torch.Tensor = known[node.index]
-        return out
-
-
-def _resolve(value: Any, known: dict[int, Any]) -> Any:
-    if isinstance(value, Node):
-        return known[value.index]
-    if isinstance(value, tuple):
-        return tuple(_resolve(v, known) for v in value)
-    return value
+        return constant_tensor(self.graph, node)
 
 
 @dataclass(frozen=True, eq=False)

@@ -7,7 +7,7 @@ cannot hide in rounding. Inputs are drawn from the example's own values, so ids 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -19,6 +19,8 @@ from depthrank.sharing.calls import group_slots
 from depthrank.sharing.compiler import NormalForm
 from depthrank.sharing.inputs import ModuleInputs, Sides, join_pairs, split_pairs
 from depthrank.sharing.ir import Region, map_nodes
+from depthrank.sharing.layout import BATCH, Layout
+from depthrank.sharing.normal_form.reader import FAULT, FAULTS
 from depthrank.sharing.operators import Rows, run_node
 from depthrank.sharing.program import Program
 from depthrank.sharing.refusal import Refused
@@ -88,30 +90,55 @@ def distance(found: Tensor, expected: Tensor) -> float:
     return float("inf") if worst != worst else worst / scale
 
 
-def run_original(module: nn.Module, inputs: ModuleInputs, sides: Sides, draw: Draw) -> list[Tensor]:
+class Differs(SharingError):
+    """The shared form fails, or differs from the original: a fault of the compiler."""
+
+
+@dataclass
+class Equality:
+    """What the comparison with the original found."""
+
+    worst: float = 0.0
+    varies: bool = False  # did any output vary over the rows?
+    compared: int = 0
+    skipped: list[str] = field(default_factory=list)  # draws on which the original itself raises
+
+
+def rows_lead(form: NormalForm) -> tuple[bool | None, ...]:
+    """For every output tensor: are rows its first dimension? None if they stand elsewhere, False if it has none."""
+    out: list[bool | None] = []
+    for layout in form.layouts:
+        if isinstance(layout, Layout):
+            first = layout.groups[0] if layout.groups else ()
+            out.append(False if layout.batch_dim is None else True if first[:1] == (BATCH,) else None)
+    return tuple(out)
+
+
+def run_original(
+    module: nn.Module, inputs: ModuleInputs, sides: Sides, draw: Draw, lead: Sequence[bool | None]
+) -> list[Tensor]:
     """The module on replicated rows; one candidate is scored as one of two, since many models cannot score one."""
     pairs = join_pairs(sides, draw.request, draw.candidate, draw.request_of_candidate)
-    alone = draw.request_of_candidate.shape[0] == 1
+    alone = draw.request_of_candidate.shape[0] == 1 and None not in lead
     if alone:
         pairs = {n: torch.cat([t, t]) for n, t in pairs.items()}
     args, kwargs = inputs.arguments(pairs)
     with torch.no_grad():
         out = tensors_of(module(*args, **kwargs))
-    return [t[: t.shape[0] // 2] if alone and t.dim() else t for t in out]
+    return [t[: t.shape[0] // 2] if alone and own else t for t, own in zip(out, lead)]
 
 
-def check_rows_independent(module: nn.Module, inputs: ModuleInputs, sides: Sides) -> None:
+def check_rows_independent(
+    module: nn.Module, inputs: ModuleInputs, sides: Sides, lead: Sequence[bool | None]
+) -> None:
     """Raises ``Refused`` if a row of the original's output depends on the other rows of its input."""
     draw = draw_inputs(inputs, sides, 8, 8, seed=11)
-    whole = run_original(module, inputs, sides, draw)
+    whole = run_original(module, inputs, sides, draw, lead)
     for chosen in ([6, 1, 3], [7, 6, 5, 4, 3, 2, 1, 0], [2, 2, 5]):
         pick = torch.tensor(chosen, device=draw.request_of_candidate.device)
         part = Draw(draw.request, {n: t[pick] for n, t in draw.candidate.items()}, draw.request_of_candidate[pick], "")
-        for a, b in zip(run_original(module, inputs, sides, part), whole):
-            if b.dim() == 0 or b.shape[0] % 8:
-                continue
-            rows = b.reshape(8, -1)[pick]
-            if distance(a, rows) > 20 * TOLERANCE:
+        for a, b, own in zip(run_original(module, inputs, sides, part, lead), whole, lead):
+            if own and distance(a, b.reshape(8, -1)[pick]) > 20 * TOLERANCE:
                 raise Refused(
                     "scores of a row change with the other rows of the batch (an operation mixes rows)",
                     "the module's output",
@@ -119,25 +146,40 @@ def check_rows_independent(module: nn.Module, inputs: ModuleInputs, sides: Sides
 
 
 def check_equal(
-    run: Callable[[Draw], list[Tensor]], module: nn.Module, inputs: ModuleInputs, sides: Sides, draws: Sequence[Draw]
-) -> tuple[float, bool]:
-    """Worst relative difference from the original over the draws, and whether outputs vary at all."""
-    worst, varies = 0.0, False
+    run: Callable[[Draw], list[Tensor]],
+    module: nn.Module,
+    inputs: ModuleInputs,
+    sides: Sides,
+    draws: Sequence[Draw],
+    lead: Sequence[bool | None],
+) -> Equality:
+    """Worst relative difference from the original over the draws; raises ``Differs`` beyond ``TOLERANCE``."""
+    found = Equality()
     for draw in draws:
-        expected = run_original(module, inputs, sides, draw)
-        found = run(draw)
-        if len(found) != len(expected):
-            raise SharingError(f"the shared form returns {len(found)} tensors, the original {len(expected)}")
-        for a, b in zip(found, expected):
-            error = distance(a, b)
-            worst = max(worst, error)
-            varies = varies or (b.shape[:1].numel() > 1 and b.is_floating_point() and float(b.double().std()) > 0)
-            if error > TOLERANCE:
-                raise SharingError(
-                    f"the shared form differs from the original by {error:.1e} (allowed {TOLERANCE}) on {draw.name}; "
-                    "a fault of the compiler: report the model, and use the original meanwhile"
+        try:
+            expected = run_original(module, inputs, sides, draw, lead)
+        except FAULTS as error:
+            found.skipped.append(f"{draw.name}: the original raises {type(error).__name__}")
+            continue
+        try:
+            ours = run(draw)
+        except FAULTS as error:
+            raise Differs(f"the shared form fails on {draw.name}: {type(error).__name__}: {error}; {FAULT}") from error
+        if len(ours) != len(expected):
+            raise Differs(f"the shared form returns {len(ours)} tensors, the original {len(expected)}; {FAULT}")
+        found.compared += 1
+        for a, b in zip(ours, expected):
+            error_here = distance(a, b)
+            found.worst = max(found.worst, error_here)
+            found.varies |= b.shape[:1].numel() > 1 and b.is_floating_point() and float(b.double().std()) > 0
+            if error_here > TOLERANCE:
+                raise Differs(
+                    f"the shared form differs from the original by {error_here:.1e} (allowed {TOLERANCE}) "
+                    f"on {draw.name}; {FAULT}"
                 )
-    return worst, varies
+    if not found.compared:
+        raise SharingError(f"the original could not be run on rows drawn from the example: {found.skipped[0]}")
+    return found
 
 
 class _Double(fx.Interpreter):
@@ -145,11 +187,14 @@ class _Double(fx.Interpreter):
 
     def call_function(self, target: Any, args: Any, kwargs: Any) -> Any:
         widen = lambda v: torch.float64 if v is torch.float32 else v  # noqa: E731
-        return super().call_function(target, pytree.tree_map(widen, args), pytree.tree_map(widen, kwargs))
+        return _wide(super().call_function(target, pytree.tree_map(widen, args), pytree.tree_map(widen, kwargs)))
 
 
-def _wide(tensor: Tensor) -> Tensor:
-    return tensor.double() if tensor.dtype == torch.float32 else tensor
+def _wide(value: Any) -> Any:
+    """Single precision becomes double: in tensors made from nothing, too."""
+    if isinstance(value, (tuple, list)):
+        return type(value)(_wide(v) for v in value)
+    return value.double() if isinstance(value, Tensor) and value.dtype == torch.float32 else value
 
 
 def run_captured_in_double(form: NormalForm, pairs: Mapping[str, Tensor]) -> list[Tensor]:
@@ -185,7 +230,7 @@ def run_program_in_double(program: Program, draw: Draw) -> list[Tensor]:
                 values[node.index] = _wide(side[node.name])
             else:
                 wide = _in_double(node)
-                values[node.index] = run_node(wide, rows, map_nodes(node.args, lambda n: values[n.index]))
+                values[node.index] = _wide(run_node(wide, rows, map_nodes(node.args, lambda n: values[n.index])))
     return [values[n.index] for n in program.graph.outputs]
 
 
@@ -209,8 +254,8 @@ def check_algebra(form: NormalForm, program: Program, sides: Sides, draws: Seque
             error = distance(a, b)
             worst = max(worst, error)
             if error > DOUBLE_TOLERANCE:
-                raise SharingError(
+                raise Differs(
                     f"the shared form differs from the original by {error:.1e} in double precision on {draw.name}; "
-                    "a fault of the compiler: report the model, and use the original meanwhile"
+                    f"{FAULT}"
                 )
     return worst

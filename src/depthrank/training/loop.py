@@ -1,7 +1,6 @@
 """The training loop: epochs with early stopping on validation, a time limit, and an account of where time goes.
 
-Every level is an exit and has its own loss; a shallower level is also drawn towards the deepest one. The step keeps the
-user side once a request and item rows once a batch.
+What a step minimises is in ``step_losses``.
 """
 
 from __future__ import annotations
@@ -10,7 +9,7 @@ import math
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import nullcontext
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -18,11 +17,11 @@ from torch import Tensor, nn
 
 from depthrank.data import Batch
 from depthrank.errors import SpecError
-from depthrank.model import ElasticRanker, ItemSide, RequestState
-from depthrank.model.router import Router
+from depthrank.model import ElasticRanker
 from depthrank.schema.settings import TrainingSettings
-from depthrank.training.batch_inputs import ItemColumns, Positives, StepInputs, to_step_inputs
-from depthrank.training.losses import TaskLoss, catalogue_softmax_loss, distillation_loss, level_loss
+from depthrank.training.batch_inputs import ItemColumns, StepInputs, to_step_inputs
+from depthrank.training.losses import TaskLoss
+from depthrank.training.step_losses import StepObjective
 
 Batches = Callable[[int], Iterable[Batch]]
 GRADIENT_NORM = 1.0
@@ -104,6 +103,8 @@ class TrainingLoop:
     ) -> None:
         self.model, self.items, self.tasks, self.settings = model, items, tasks, settings
         self.total_steps = max(1, steps_per_epoch * settings.epochs)
+        self.objective = StepObjective(model, tasks, settings)
+        self.generator = torch.Generator()  # which requests go deep, and which negatives they get
         self.clock, self.monotonic = Clock(), monotonic
         self.optimizer = make_optimizer(model, settings)
         self.base_rates = [group["lr"] for group in self.optimizer.param_groups]
@@ -157,6 +158,7 @@ class TrainingLoop:
         self, batches: Iterable[Batch], deadline_s: float | None, on_step: Callable[[int, float], None]
     ) -> tuple[float, bool]:
         self.model.train()
+        self.generator.manual_seed((torch.initial_seed() + self.state.epoch) % 2**63)  # a resumed run draws the same
         total, steps = 0.0, 0
         for batch in self._timed(batches):
             if deadline_s is not None and self.monotonic() >= deadline_s:
@@ -183,10 +185,11 @@ class TrainingLoop:
 
     def _step(self, batch: Batch) -> float:
         t0 = self.monotonic()
-        inputs = to_step_inputs(batch, self.items)
+        inputs = self._inputs(batch, self.settings.deep_share)
         t1 = self.monotonic()
         with self._autocast():
-            loss = self._loss(inputs)
+            losses = self.objective(inputs, self.generator)
+            loss = losses.total
         t2 = self.monotonic()
         loss.backward()  # type: ignore[no-untyped-call]
         t3 = self.monotonic()
@@ -198,7 +201,7 @@ class TrainingLoop:
         clock = self.clock
         clock.data_s, clock.forward_s = clock.data_s + t1 - t0, clock.forward_s + t2 - t1
         clock.backward_s, clock.optimizer_s = clock.backward_s + t3 - t2, clock.optimizer_s + t4 - t3
-        clock.steps, clock.candidates = clock.steps + 1, clock.candidates + len(batch.item_row)
+        clock.steps, clock.candidates = clock.steps + 1, clock.candidates + losses.labels.label_NK.shape[0]
         clock.requests += len(batch.time_ms)
         self.state.step += 1
         return float(loss.detach())
@@ -209,45 +212,13 @@ class TrainingLoop:
             return torch.autocast(device, dtype=torch.bfloat16)
         return nullcontext()
 
-    def _loss(self, inputs: StepInputs) -> Tensor:
-        """All levels' losses, and the shallower ones' distillation."""
-        logits_L, catalogue = self._forward(inputs)
-        losses = [self._level_loss(level, logits, inputs, catalogue) for level, logits in enumerate(logits_L)]
-        for shallow in logits_L[:-1]:
-            distilled = distillation_loss(shallow, logits_L[-1], inputs.labels.log_importance_N)
-            losses.append(self.settings.distillation * distilled)
-        return torch.stack(losses).sum()
-
-    def _forward(self, inputs: StepInputs) -> tuple[list[Tensor], Tensor | None]:
-        """Logits [N, K] by level, and the router's softmax loss over the catalogue where the step encodes it all."""
-        items = self.model.encode_items(inputs.item_ids_UI, inputs.item_floats_UF)
-        seen = self.model.begin(inputs.request, items)
-        everything = inputs.deep_R.shape[0] == seen.num_requests
-        deep = seen if everything else seen.select(inputs.deep_R)
-        logits_L = [level.float() for level in self.model.levels_from(deep, items, inputs.candidates)]
-        own_router = isinstance(self.model.router, Router)  # a foreign one cannot score a catalogue in one product
-        if inputs.whole_catalogue and own_router and any(task.softmax for task in self.tasks):
-            return logits_L, self._catalogue_loss(seen, items, inputs.positives)
-        return logits_L, None
-
-    def _catalogue_loss(self, seen: RequestState, items: ItemSide, positives: Positives) -> Tensor:
-        """The router's softmax over the whole catalogue: every request's positives, no sampling."""
-        router = self.model.router
-        assert isinstance(router, Router) and seen.user is not None
-        loss = seen.view.tokens_RTD.new_zeros(())
-        for k, task in enumerate(self.tasks):
-            if task.softmax:
-                own_P = (positives.label_PK[:, k] == 1) & (positives.rows_P > 0)
-                logits_PV = router.over_catalogue(seen.user, items, k, positives.request_P[own_P])
-                loss = loss + task.weight * catalogue_softmax_loss(logits_PV, positives.rows_P[own_P])
-        return loss
-
-    def _level_loss(self, level: int, logits_NK: Tensor, inputs: StepInputs, catalogue: Tensor | None) -> Tensor:
-        """A level's loss; the router's softmax is the catalogue's where there is one."""
-        if level > 0 or catalogue is None:
-            return level_loss(logits_NK, inputs.labels, self.tasks)
-        binary_only = [replace(task, softmax=False) for task in self.tasks]
-        return level_loss(logits_NK, inputs.labels, binary_only) + catalogue
+    def _inputs(self, batch: Batch, share: float) -> StepInputs:
+        """Tensors of a batch; where the step picks negatives itself, for a random ``share`` of the requests."""
+        if not batch.positives_only or batch.is_sampled.any() or share >= 1:
+            return to_step_inputs(batch, self.items)
+        chosen_R = torch.rand(len(batch), generator=self.generator) < share
+        chosen_R[0] = chosen_R[0] | ~chosen_R.any()  # a step without a deep request has no loss at deeper levels
+        return to_step_inputs(batch, self.items, chosen_R.nonzero().squeeze(1).numpy())
 
     @torch.no_grad()
     def evaluate(self, batches: Iterable[Batch]) -> tuple[list[float], Scored]:
@@ -255,18 +226,19 @@ class TrainingLoop:
         self.model.eval()
         sums_L, count = np.zeros(self.model.config.num_levels), 0
         logits, labels, weights, users = [], [], [], []
+        generator = torch.Generator().manual_seed(0)  # the same negatives after every epoch
         for batch in batches:
-            inputs = to_step_inputs(batch, self.items)
+            inputs = self._inputs(batch, 1.0)
             with self._autocast():
-                logits_L, catalogue = self._forward(inputs)
-            requests = len(batch.time_ms)
-            for level, logits_NK in enumerate(logits_L):
-                sums_L[level] += requests * float(self._level_loss(level, logits_NK, inputs, catalogue))
-            count += requests
-            logits.append(torch.stack(logits_L).numpy())
-            labels.append(inputs.labels.label_NK.numpy())
-            weights.append(inputs.labels.log_importance_N.exp().numpy())
-            users.append(np.asarray(batch.user, dtype=object)[inputs.deep_R.numpy()][_requests_of(inputs)])
+                losses = self.objective(inputs, generator)
+            sums_L += len(batch) * np.array([float(loss) for loss in losses.level_losses])
+            count += len(batch)
+            labelled = losses.labels
+            logits.append(torch.stack(losses.logits_L).numpy())
+            labels.append(labelled.label_NK.numpy())
+            weights.append(labelled.log_importance_N.exp().numpy())
+            deep_users = np.asarray(batch.user, dtype=object)[inputs.deep_R.numpy()]
+            users.append(deep_users[labelled.request_of_candidate_N.numpy()])
         if not count:
             nothing = np.zeros((self.model.config.num_levels, 0, len(self.tasks)), np.float32)
             return [math.nan] * len(sums_L), Scored(nothing, nothing[0], np.zeros(0), np.zeros(0, object))
@@ -285,11 +257,6 @@ class TrainingLoop:
         factor = warm * (0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * min(1.0, done))))
         for group, rate in zip(self.optimizer.param_groups, self.base_rates, strict=True):
             group["lr"] = rate * factor
-
-
-def _requests_of(inputs: StepInputs) -> np.ndarray:
-    """Which deep request each scored candidate belongs to, int64 [N]."""
-    return inputs.candidates.request_of_candidate_N.numpy()
 
 
 def make_optimizer(model: ElasticRanker, settings: TrainingSettings) -> torch.optim.Optimizer:

@@ -21,11 +21,12 @@ from depthrank.model import CandidateLayout
 
 @dataclass(frozen=True)
 class TaskLoss:
-    """How one task is learned."""
+    """How one task is learned; ``value``: its weight in what ranking sorts by."""
 
     weight: float
     binary: bool
     softmax: bool
+    value: float = 1.0
 
 
 @dataclass
@@ -74,13 +75,6 @@ def softmax_loss(logits_N: Tensor, label_N: Tensor, labels: Labels) -> Tensor:
     own = logits_N[positive_N]
     rest = against_R[labels.request_of_candidate_N[positive_N]]
     return F.softplus(rest - own).sum() / positive_N.sum().clamp_min(1)
-
-
-def catalogue_softmax_loss(logits_PV: Tensor, row_P: Tensor) -> Tensor:
-    """Mean over P positives of -log softmax over the whole catalogue (row 0, the unknown item, left out)."""
-    if row_P.numel() == 0:
-        return logits_PV.sum() * 0.0
-    return F.cross_entropy(logits_PV[:, 1:].float(), row_P - 1)
 
 
 def distillation_loss(student_NK: Tensor, teacher_NK: Tensor, log_importance_N: Tensor) -> Tensor:

@@ -28,21 +28,26 @@ from depthrank.data import (
     load_dataset,
     load_examples,
 )
+from depthrank.data.candidates import OwnCandidates
 from depthrank.engine.upserts import replay_upserts
 from depthrank.events import EventLog, open_log
 from depthrank.features import Counters, FeatureEncoder, FitSample
 from depthrank.metrics import auc, gauc, logloss, normalized_entropy
 from depthrank.model import ElasticRanker, ForeignConfig, derive_model_config
+from depthrank.routing import AdaptivePolicy
 from depthrank.schema import Spec
 from depthrank.schema.dataset import EventsFile
 from depthrank.training.batch_inputs import ItemColumns
 from depthrank.training.calibrate import fit_platt
 from depthrank.training.checkpoint import load_checkpoint, remove_checkpoint, save_checkpoint
+from depthrank.training.fit_by_replay import FittedPolicy, fit_by_replay
 from depthrank.training.foreign_modules import Factory, attach, foreign_modules
 from depthrank.training.loop import EpochResult, Scored, TrainingLoop
 from depthrank.training.losses import TaskLoss
 from depthrank.training.progress import TrainingProgress
+from depthrank.training.replay_requests import HeldOut
 from depthrank.training.report import render_report
+from depthrank.training.step_losses import picks_from_catalogue
 
 
 @dataclass(frozen=True)
@@ -138,8 +143,9 @@ class _Run:
         model = ElasticRanker(derive_model_config(self.spec, self.encoder.layout, self._prior_logit(), configs))
         attach(model, foreign)
         items = ItemColumns(self.encoder.encode_items(self.items))
-        loaders = [self._loader(examples, "train") for examples in self._training_examples()]
-        validation = self._loader(self.files, "validation")
+        picks = picks_from_catalogue(model.config, items.num_rows)
+        loaders = [self._loader(examples, "train", picks) for examples in self._training_examples()]
+        validation = self._loader(self.files, "validation", picks, self.spec.training.validation_requests)
         steps = sum(loader.num_batches for loader in loaders)
         loop = TrainingLoop(model, items, self._task_losses(), self.spec.training, steps_per_epoch=steps)
         fingerprint = self._fingerprint()
@@ -160,18 +166,29 @@ class _Run:
                 on_epoch=on_epoch,
             )
         calibrate(model, scored)
+        fitted = self._fit_policy(model)
         summary = self._summary(loop, model, scored, time.monotonic() - started)
+        summary["adaptive"] = fitted.report
         html = render_report(
             f"Training of {self.spec.name}", summary, loop.state.history, scored, _probabilities(model, scored)
         )
-        manifest = save_artifact(self.out, self._contents(model, summary, html))
+        manifest = save_artifact(self.out, self._contents(model, summary, html, fitted.policy))
         remove_checkpoint(self.out)
         return TrainReport(self.out, manifest, summary)
+
+    def _fit_policy(self, model: ElasticRanker) -> FittedPolicy:
+        """How deep to go, learned by replay of validation requests."""
+        held_out = HeldOut(self.spec, self.files, self.encoder, self.log, self.counters, self.items, self.users)
+        with self.progress.phase("replaying validation requests to fit the plan ladder"):
+            return fit_by_replay(held_out, model)
 
     def _training_examples(self) -> list[Examples]:
         return [self.files] if self.traffic is None else [self.files, self.traffic]
 
-    def _loader(self, examples: Examples, split: str) -> BatchLoader:
+    def _loader(
+        self, examples: Examples, split: str, picks: bool = False, max_requests: int | None = None
+    ) -> BatchLoader:
+        """Batches of a split; ``picks``: the step picks negatives itself, positives are all it needs."""
         return BatchLoader(
             examples,
             split,
@@ -182,6 +199,9 @@ class _Run:
             items=self.items,
             users=self.users,
             seed=self.seed,
+            source=OwnCandidates(examples) if picks and examples.sampled else None,
+            share_histories=True,
+            max_requests=max_requests,
         )
 
     def _task_losses(self) -> list[TaskLoss]:
@@ -189,9 +209,12 @@ class _Run:
         sampled = isinstance(self.spec.dataset.main, EventsFile)
         return [
             TaskLoss(
-                task.weight, task.loss in ("binary", "both") or sampled, task.loss in ("softmax", "both") or sampled
+                task.weight,
+                task.loss in ("binary", "both") or sampled,
+                task.loss in ("softmax", "both") or sampled,
+                self.spec.value.weights.get(name, 0.0),
             )
-            for task in self.spec.tasks.values()
+            for name, task in self.spec.tasks.items()
         ]
 
     def _prior_logit(self) -> tuple[float, ...]:
@@ -228,7 +251,9 @@ class _Run:
             "validation": {"levels": level_metrics(list(self.spec.tasks), model, scored)},
         }
 
-    def _contents(self, model: ElasticRanker, summary: dict[str, Any], html: str) -> Contents:
+    def _contents(
+        self, model: ElasticRanker, summary: dict[str, Any], html: str, adaptive: AdaptivePolicy | None
+    ) -> Contents:
         return Contents(
             spec=self.spec,
             model=model.eval(),
@@ -239,6 +264,7 @@ class _Run:
             log_url=self.log.url,
             training=summary,
             report_html=html,
+            adaptive=adaptive,
         )
 
 

@@ -2,7 +2,17 @@
 
 from __future__ import annotations
 
-from depthrank.sharing.normal_form import elementwise, lookups, products, reductions, selection, views
+from depthrank.sharing.normal_form import (
+    elementwise,
+    lookups,
+    products,
+    reductions,
+    selection,
+    spectra,
+    views,
+    windows,
+    writes,
+)
 from depthrank.sharing.normal_form.reader import Reader, make_node, make_nodes
 
 __all__ = [
@@ -14,5 +24,8 @@ __all__ = [
     "products",
     "reductions",
     "selection",
+    "spectra",
     "views",
+    "windows",
+    "writes",
 ]

@@ -104,6 +104,14 @@ def prelu(reader: Reader, x: Layout, weight: Layout) -> Layout:
     return Layout(reader.node("aten.where.self", [positive, a, scaled], dims, a.dtype), groups)
 
 
+@rule("aten.rrelu.default")
+def leaky(reader: Reader, x: Layout, lower: float = 1 / 8, upper: float = 1 / 3, training: bool = False) -> Layout:
+    """A randomized leaky ReLU in eval mode: the mean slope."""
+    if training:
+        reader.refuse("rrelu is random; call module.eval() before sharing")
+    return Layout(reader.node("aten.leaky_relu.default", [x.node, (lower + upper) / 2], x.node.dims), x.groups)
+
+
 @rule("aten._native_batch_norm_legit_no_training.default")
 def batch_norm(
     reader: Reader,
@@ -134,7 +142,6 @@ def batch_norm(
     "aten._native_batch_norm_legit.no_stats",
     "aten._native_batch_norm_legit_functional.default",
     "aten.native_batch_norm.default",
-    "aten.instance_norm.default",
 )
 def batch_statistics(reader: Reader, *args: Any, **kwargs: Any) -> None:
     reader.refuse("batch statistics mix rows of the batch; call module.eval() before sharing")

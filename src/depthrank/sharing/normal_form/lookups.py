@@ -10,6 +10,7 @@ from depthrank.sharing.ir import Node, Region
 from depthrank.sharing.layout import BATCH, Layout, canonical, plain, reshape
 from depthrank.sharing.normal_form.reader import Reader, RowCount, drop_row_counts, rule
 from depthrank.sharing.normal_form.selection import ROW_NUMBERS
+from depthrank.sharing.normal_form.views import repeated
 
 
 @rule("aten.embedding.default")
@@ -22,6 +23,11 @@ def embedding(reader: Reader, weight: Layout, index: Layout, padding_idx: int = 
         "embedding", [weight.node, index.node, padding], [*index.node.dims, weight.node.dims[1]], weight.node.dtype
     )
     return Layout(node, (*index.groups, (len(index.node.dims),)))
+
+
+@rule("aten.embedding_renorm.default")
+def renormalised(reader: Reader, *args: Any) -> None:
+    reader.refuse("an embedding with max_norm writes to its table in forward; renormalise the table once, drop max_norm")
 
 
 @rule("aten.embedding_bag.padding_idx", "aten._embedding_bag.default", "aten._embedding_bag_forward_only.default")
@@ -56,6 +62,9 @@ def embedding_bag(
         count_mask = False
     if mode == 2:
         out = reader.node("aten.amax.default", [rows, [-2]], dims, rows.dtype)
+        if count_mask:  # a bag of nothing but padding is zero
+            empty = reader.node("aten.eq.Scalar", [out, -float("inf")], dims, torch.bool)
+            out = reader.node("aten.masked_fill.Scalar", [out, empty, 0.0], dims, rows.dtype)
     else:
         op = "aten.mean.dim" if mode == 1 and not count_mask else "aten.sum.dim_IntList"
         out = reader.node(op, [rows, [-2]], dims, rows.dtype)
@@ -70,7 +79,8 @@ def embedding_bag(
 def _masked_bag(reader: Reader, rows: Node, index: Node, padding: int, mode: int) -> Node:
     keep = reader.node("aten.ne.Scalar", [index, padding], index.dims, torch.bool)
     if mode == 2:
-        reader.refuse("embedding_bag with mode max and a padding index has no rule for sharing")
+        wide = reshape(reader.graph, keep, [*keep.dims, 1])
+        return reader.node("aten.where.ScalarOther", [wide, rows, -float("inf")], rows.dims, rows.dtype)
     factor = reader.node("aten._to_copy.default", [keep], keep.dims, rows.dtype, {"dtype": rows.dtype})
     return reader.node(
         "aten.mul.Tensor", [rows, reshape(reader.graph, factor, [*factor.dims, 1])], rows.dims, rows.dtype
@@ -101,6 +111,23 @@ def arange(reader: Reader, *args: Any, **kwargs: Any) -> Any:
             return RowSteps(1)
         return Layout(reader.graph.input(ROW_NUMBERS, Region.MIXED, (), torch.int64), ((BATCH,),))
     return reader.refuse("a range over the batch numbers its rows")
+
+
+@rule(
+    "aten.tril_indices.default",
+    "aten.triu_indices.default",
+    "aten.eye.default",
+    "aten.eye.m",
+    "aten.linspace.default",
+    "aten.logspace.default",
+    "aten.hann_window.default",
+)
+def computed(reader: Reader, *args: Any, **kwargs: Any) -> Layout:
+    """A constant that torch computes from numbers alone."""
+    drop_row_counts(reader, args)
+    own = {k: v for k, v in kwargs.items() if k == "dtype" and v is not None}
+    assert reader.current is not None
+    return plain(reader.graph.literal(reader.current.target(*args, **own)))  # type: ignore[operator]
 
 
 @rule(
@@ -186,42 +213,6 @@ def recurrent(
     return [Layout(results[0], order), *(Layout(r, ((0,), (BATCH,), (1,))) for r in results[1:])]
 
 
-@rule(
-    "aten.conv1d.default",
-    "aten.conv2d.default",
-    "aten.max_pool1d.default",
-    "aten.avg_pool1d.default",
-    "aten.max_pool2d.default",
-    "aten.avg_pool2d.default",
-    "aten.adaptive_avg_pool1d.default",
-    "aten.conv1d.padding",
-    "aten.conv2d.padding",
-)
-def windows(reader: Reader, x: Layout, *args: Any, **kwargs: Any) -> Layout:
-    """Convolution and pooling of [B, C, ...]: each row on its own."""
-    flat = canonical(reader.graph, x)
-    if flat.groups[0] != (BATCH,):
-        reader.refuse(f"{reader.name} whose batch is not the batch of pairs")
-    plain_args = [a.node if isinstance(a, Layout) else a for a in args]
-    if any(isinstance(a, Node) and a.batched for a in plain_args):
-        reader.refuse("the weight of a convolution depends on the input")
-    node = reader.node(reader.name, [flat.node, *plain_args], kwargs=kwargs)
-    return Layout(node, flat.groups)
-
-
-@rule("aten.pad.default", "aten.constant_pad_nd.default")
-def pad(reader: Reader, x: Layout, widths: list[int], *args: Any) -> Layout:
-    """Padding of the last dimensions."""
-    for k in range(len(widths) // 2):
-        reader.forbid_batch(x, x.rank - 1 - k, "padding")
-    mode = args[0] if args and isinstance(args[0], str) else "constant"
-    value = args[-1] if args and not isinstance(args[-1], str) else 0.0
-    if mode != "constant":
-        reader.refuse(f"padding with mode {mode!r} has no rule for sharing")
-    flat = canonical(reader.graph, x)
-    return Layout(reader.node("aten.constant_pad_nd.default", [flat.node, widths, value or 0.0]), flat.groups)
-
-
 @rule("aten.glu.default")
 def glu(reader: Reader, x: Layout, dim: int = -1) -> Layout:
     reader.forbid_batch(x, dim % x.rank, "glu over")
@@ -249,9 +240,13 @@ def against_constants(reader: Reader, first: Layout, second: Layout, **kwargs: A
 
 @rule("aten.repeat_interleave.self_int")
 def repeat_interleave(reader: Reader, x: Layout, repeats: int, dim: int | None = None, **kwargs: Any) -> Layout:
+    """Every entry several times in a row: a new axis behind it; behind the batch too, where no row is moved."""
     if dim is None:
-        reader.refuse("repeat_interleave over the flattened batch")
-    reader.forbid_batch(x, dim % x.rank, "repeat_interleave along")
-    flat = canonical(reader.graph, x)
-    args = [flat.node, repeats, reader.axis(flat, dim % x.rank)]
-    return Layout(reader.node("aten.repeat_interleave.self_int", args), flat.groups)
+        if x.rank != 1:
+            reader.refuse("repeat_interleave of the flattened batch")
+        dim = 0
+    dim %= x.rank
+    thin = Layout(x.node, (*x.groups[: dim + 1], (), *x.groups[dim + 1 :]))
+    wide = repeated(reader, thin, dim + 1, repeats)
+    merged = wide.groups[dim] + wide.groups[dim + 1]
+    return Layout(wide.node, (*wide.groups[:dim], merged, *wide.groups[dim + 2 :]))

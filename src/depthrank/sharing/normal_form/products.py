@@ -124,24 +124,28 @@ def _matmul_words(rank_a: int, rank_b: int) -> tuple[str, str, str]:
 
 @rule("aten.addmm.default", "aten.baddbmm.default", "aten.addbmm.default", "aten.addmv.default")
 def add_product(reader: Reader, base: Layout, a: Layout, b: Layout, *, beta: float = 1, alpha: float = 1) -> Layout:
-    if reader.name == "aten.addbmm.default" or beta != 1 or alpha != 1:
-        reader.refuse(f"{reader.name} with beta, alpha or a sum over the batch has no rule for sharing")
+    if reader.name == "aten.addbmm.default":
+        reader.refuse("addbmm sums over the batch")
     out = matmul(reader, a, b)
+    if alpha != 1:
+        out = Layout(reader.node("aten.mul.Scalar", [out.node, alpha], out.node.dims, out.node.dtype), out.groups)
+    if beta != 1:
+        base = Layout(reader.node("aten.mul.Scalar", [base.node, beta], base.node.dims, base.node.dtype), base.groups)
     nodes, groups, dims = align(reader.graph, [out, base])
     return Layout(reader.node("aten.add.Tensor", nodes, dims, out.node.dtype), groups)
 
 
 @rule("aten.einsum.default")
 def einsum(reader: Reader, equation: str, operands: list[Layout], **kwargs: Any) -> Layout:
-    text = equation.replace(" ", "")
-    if "." in text:
-        reader.refuse("einsum with an ellipsis has no rule for sharing; name the dimensions")
+    text = _without_ellipsis(equation.replace(" ", ""), [x.rank for x in operands])
     inputs, _, out = text.partition("->")
     words = inputs.split(",")
     if "->" not in text:
         joined = "".join(words)
         out = "".join(sorted(c for c in set(joined) if joined.count(c) == 1))
     layouts = list(operands)
+    for k, word in enumerate(words):
+        layouts[k], words[k] = _diagonals(reader, layouts[k], word)
     if len(layouts) == 1:
         return _single_einsum(reader, layouts[0], words[0], out)
     while len(layouts) > 1:
@@ -153,9 +157,37 @@ def einsum(reader: Reader, equation: str, operands: list[Layout], **kwargs: Any)
     return layouts[0]
 
 
+def _without_ellipsis(text: str, ranks: Sequence[int]) -> str:
+    """The equation with letters for the dimensions that ``...`` stands for, aligned from the right."""
+    if "..." not in text:
+        return text
+    inputs, _, out = text.partition("->")
+    words = inputs.split(",")
+    free = [c for c in ascii_letters if c not in text]
+    counts = [rank - len(w.replace("...", "")) for w, rank in zip(words, ranks)]
+    most = max(n for n, w in zip(counts, words) if "..." in w)
+    letters = "".join(free[:most])
+    named = [w.replace("...", letters[most - n :]) for w, n in zip(words, counts)]
+    if "->" not in text:
+        joined = inputs.replace("...", "").replace(",", "")
+        out = "..." + "".join(sorted(c for c in set(joined) if joined.count(c) == 1))
+    return ",".join(named) + "->" + out.replace("...", letters)
+
+
+def _diagonals(reader: Reader, x: Layout, word: str) -> tuple[Layout, str]:
+    """A letter that stands twice takes the diagonal of its dimensions."""
+    from depthrank.sharing.normal_form.views import diagonal
+
+    while len(set(word)) != len(word):
+        twice = next(c for c in word if word.count(c) > 1)
+        first = word.index(twice)
+        second = word.index(twice, first + 1)
+        x = diagonal(reader, x, 0, first, second)
+        word = "".join(c for k, c in enumerate(word) if k not in (first, second)) + twice
+    return x, word
+
+
 def _single_einsum(reader: Reader, x: Layout, word: str, out: str) -> Layout:
-    if len(set(word)) != len(word):
-        reader.refuse("einsum takes a diagonal")
     summed = [d for d, c in enumerate(word) if c not in out]
     for d in summed:
         reader.forbid_batch(x, d, "einsum summing over")
@@ -187,7 +219,7 @@ def attention(
     if dropout_p > 0:
         reader.refuse("attention dropout is random; call module.eval() before sharing")
     if enable_gqa:
-        reader.refuse("grouped-query attention (enable_gqa) has no rule for sharing; repeat the heads explicitly")
+        key, value = (_repeated_heads(reader, x, query) for x in (key, value))
     for x in (query, key, value):
         for dim in (-2, -1):
             reader.forbid_batch(x, x.rank + dim, "attention over")
@@ -198,6 +230,14 @@ def attention(
         for dim in (-2, -1):
             reader.forbid_batch(attn_mask, attn_mask.rank + dim, "an attention mask over")
     return _attention(reader, query, key, value, attn_mask, scale)
+
+
+def _repeated_heads(reader: Reader, x: Layout, query: Layout) -> Layout:
+    """Every head of the keys as often as query heads share it."""
+    from depthrank.sharing.normal_form.lookups import repeat_interleave
+
+    times = query.size(query.rank - 3) // x.size(x.rank - 3)
+    return x if times == 1 else repeat_interleave(reader, x, times, x.rank - 3)
 
 
 def _attention(reader: Reader, q: Layout, k: Layout, v: Layout, mask: Layout | None, scale: float | None) -> Layout:

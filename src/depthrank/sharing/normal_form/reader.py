@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import torch
 from torch import fx
 
-from depthrank.sharing.ir import Graph, Node, Region, nodes_in
+from depthrank.sharing.ir import Graph, Node, Region, map_nodes, nodes_in
 from depthrank.sharing.layout import BATCH, Layout, Size, plain
-from depthrank.sharing.operators import shape_on_meta
+from depthrank.sharing.operators import Rows, run_node, shape_on_meta
 from depthrank.sharing.refusal import Refused, source_line
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ _IGNORED = ("aten._assert_tensor_metadata.default", "aten._assert_scalar.default
 _IGNORED += ("aten.sym_size.int", "aten.sym_numel.default", "aten.sym_constrain_range_for_size.default")
 _IGNORED += ("aten._local_scalar_dense.default", "aten.item.default", "aten.sym_constrain_range.default")
 FAULT = "a fault of the compiler: report the model, and use the original meanwhile"
-_FAULTS = (AssertionError, AttributeError, IndexError, KeyError, NotImplementedError, RuntimeError, TypeError, ValueError)
+FAULTS = (AssertionError, AttributeError, IndexError, KeyError, NotImplementedError, RuntimeError, TypeError, ValueError)
 
 
 def rule(*names: str) -> Callable[[Rule], Rule]:
@@ -71,7 +71,7 @@ class Reader:
                     raise
                 reason = f"{refusal.reason}; {because}" if (because := self.captured.fixed_because) else refusal.reason
                 raise Refused(reason, f"{node.name} = {node.target}", self.graph.source) from None
-            except _FAULTS as error:
+            except FAULTS as error:
                 reason = f"the rule of {node.target} failed with {type(error).__name__}: {error}; {FAULT}"
                 raise Refused(reason, f"{node.name} = {node.target}", self.graph.source) from error
         return [self._value(o) for o in self.captured.outputs]
@@ -172,6 +172,10 @@ class Reader:
         """All results of an operator that has several, each as its own node."""
         return make_nodes(self.graph, op, args, kwargs)
 
+    def constant_tensor(self, node: Node) -> torch.Tensor:
+        """The value of a constant now (positions, say)."""
+        return constant_tensor(self.graph, node)
+
     def dim(self, layout: Layout, dim: int) -> int:
         return dim % layout.rank if layout.rank else 0
 
@@ -211,6 +215,19 @@ def make_nodes(graph: Graph, op: str, args: Sequence[Any], kwargs: dict[str, Any
     shapes = shape_on_meta(trial)
     whole = graph.add(op, args, region, shapes[0][0], shapes[0][1], kwargs=frozen_kwargs)
     return [graph.add("item", (whole, k), region, dims, dtype) for k, (dims, dtype) in enumerate(shapes)]
+
+
+def constant_tensor(graph: Graph, node: Node) -> torch.Tensor:
+    """The value of a constant node of this graph now."""
+    assert node.region == Region.CONSTANT
+    known: dict[int, Any] = {}
+    for n in graph.live([node]):
+        if n.op == "parameter":
+            known[n.index] = graph.constants[n.name]
+        else:
+            known[n.index] = run_node(n, Rows(single=True), map_nodes(n.args, lambda m: known[m.index]))
+    out: torch.Tensor = known[node.index]
+    return out
 
 
 def region_of(args: Sequence[Any]) -> Region:

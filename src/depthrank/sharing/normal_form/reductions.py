@@ -103,10 +103,21 @@ def spread(
         reader.forbid_batch(x, d, f"{reader.name} over")
     axes = sorted(a for d in dims for a in x.groups[d])
     groups = _without(x, dims, keepdim)
-    op = "aten.var.correction" if ".var." in reader.name else "aten.std.correction"
+    op = "aten.var.correction" if ".var" in reader.name else "aten.std.correction"
     rank = len(x.node.dims)
     node = reader.node(op, [x.node, [a - rank for a in axes]], kwargs={"correction": correction})
     return Layout(node, groups)
+
+
+@rule("aten.var_mean.correction", "aten.var_mean.dim", "aten.std_mean.correction", "aten.std_mean.dim")
+def spread_and_mean(reader: Reader, x: Layout, dim: Any = None, *args: Any, **kwargs: Any) -> list[Layout]:
+    keepdim = bool(kwargs.get("keepdim", args[1] if len(args) > 1 else False))
+    first = spread(reader, x, dim, *args, **kwargs)
+    dims = _dims(reader, x, dim)
+    axes = sorted(a for d in dims for a in x.groups[d])
+    rank = len(x.node.dims)
+    mean = reader.node("aten.mean.dim", [x.node, [a - rank for a in axes]])
+    return [first, Layout(mean, _without(x, dims, keepdim))]
 
 
 def _along(reader: Reader, x: Layout, dim: int, doing: str) -> tuple[Layout, int]:
@@ -195,11 +206,23 @@ def sort(reader: Reader, x: Layout, *args: Any, **kwargs: Any) -> Any:
     return layouts[1] if kind == "argsort" else layouts
 
 
-@rule("aten.max.dim", "aten.min.dim", "aten.median.dim")
-def extreme_with_position(reader: Reader, x: Layout, dim: int, keepdim: bool = False) -> list[Layout]:
+@rule("aten.max.dim", "aten.min.dim", "aten.median.dim", "aten.nanmedian.dim", "aten.mode.default")
+def extreme_with_position(reader: Reader, x: Layout, dim: int = -1, keepdim: bool = False) -> list[Layout]:
     x, axis = _along(reader, x, dim, f"{reader.name} over")
     results = reader.nodes(reader.name, [x.node, axis])
     return [Layout(n, _without(x, [dim % x.rank], keepdim)) for n in results]
+
+
+@rule("aten.kthvalue.default")
+def kth_value(reader: Reader, x: Layout, k: int, dim: int = -1, keepdim: bool = False) -> list[Layout]:
+    x, axis = _along(reader, x, dim, "kthvalue over")
+    return [Layout(n, _without(x, [dim % x.rank], keepdim)) for n in reader.nodes(reader.name, [x.node, k, axis])]
+
+
+@rule("aten.cummax.default", "aten.cummin.default")
+def running_extreme(reader: Reader, x: Layout, dim: int) -> list[Layout]:
+    x, axis = _along(reader, x, dim, f"{reader.name} over")
+    return [Layout(n, x.groups) for n in reader.nodes(reader.name, [x.node, axis])]
 
 
 @rule(
@@ -237,6 +260,19 @@ def group_norm(
     w = weight.node if weight is not None else None
     b = bias.node if bias is not None else None
     return Layout(reader.node(reader.name, [flat.node, groups, w, b, eps], flat.node.dims, torch.float32), flat.groups)
+
+
+@rule("aten.cdist.default")
+def distances(reader: Reader, a: Layout, b: Layout, order: float = 2.0, mode: Any = None) -> Layout:
+    """|a_p - b_q| for every pair of the second-last dimensions."""
+    left = Layout(a.node, (*a.groups[:-1], (), a.groups[-1]))
+    right = Layout(b.node, (*b.groups[:-2], (), *b.groups[-2:]))
+    (x, y), groups, dims = align(reader.graph, [left, right])
+    gap = Layout(reader.node("aten.sub.Tensor", [x, y], dims, x.dtype), groups)
+    reader.forbid_batch(gap, gap.rank - 1, "distances over")
+    axes = [k - len(dims) for k in gap.groups[-1]]
+    node = reader.node("aten.linalg_vector_norm.default", [gap.node, float(order), axes])
+    return Layout(node, _without(gap, [gap.rank - 1], False))
 
 
 @rule("aten.cosine_similarity.default")

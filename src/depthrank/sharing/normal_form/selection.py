@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from depthrank.sharing.ir import Node
+from depthrank.sharing.ir import Node, product
 from depthrank.sharing.layout import BATCH, Group, Layout, align, canonical, plain, reshape
 from depthrank.sharing.normal_form.reader import Reader, RowCount, rule
 
@@ -63,8 +63,9 @@ def select(reader: Reader, x: Layout, dim: int, index: Any) -> Layout:
 )
 def split(reader: Reader, x: Layout, sizes: Any, dim: int = 0) -> list[Layout]:
     dim %= x.rank
-    reader.forbid_batch(x, dim, "splitting")
     assert reader.current is not None
+    if x.holds_batch(dim):
+        return _whole_batches(reader, x, dim, [reader.size_of(v.shape[dim]) for v in reader.current.meta["val"]])
     parts = [reader.size_of(v.shape[dim])[0] for v in reader.current.meta["val"]]
     out, first = [], 0
     for size in parts:
@@ -73,25 +74,51 @@ def split(reader: Reader, x: Layout, sizes: Any, dim: int = 0) -> list[Layout]:
     return out
 
 
+def _whole_batches(reader: Reader, x: Layout, dim: int, sizes: list[tuple[int, bool]]) -> list[Layout]:
+    """Pieces along a dimension that folds others before the batch, each of whole batches."""
+    if x.groups[dim][-1] != BATCH or any(not times_batch for _, times_batch in sizes):
+        reader.forbid_batch(x, dim, "splitting")
+    if len(sizes) == 1:
+        return [x]
+    thick = canonical(reader.graph, Layout(x.node, (*x.groups[:dim], x.groups[dim][:-1], (BATCH,), *x.groups[dim + 1 :])))
+    out, first = [], 0
+    for size, _ in sizes:
+        piece = cut(reader, thick, dim, first, size)
+        merged = piece.groups[dim] + (BATCH,)
+        out.append(Layout(piece.node, (*piece.groups[:dim], merged, *piece.groups[dim + 2 :])))
+        first += size
+    return out
+
+
 @rule("aten.cat.default", "aten.concat.default", "aten.concatenate.default")
 def cat(reader: Reader, tensors: list[Layout], dim: int = 0) -> Layout:
-    return _joined(reader, tensors, dim)
+    return joined(reader, tensors, dim)
 
 
-def _joined(reader: Reader, tensors: list[Layout], dim: int) -> Layout:
+def joined(reader: Reader, tensors: list[Layout], dim: int) -> Layout:
     """Tensors one after the other along a dimension that is not the batch."""
     kept = [x for x in tensors if not (x.rank == 1 and x.size(0) == 0 and not x.holds_batch(0))]
     dim %= kept[0].rank
-    for x in kept:
-        reader.forbid_batch(x, dim, "concatenation along")
+    if any(x.holds_batch(dim) for x in kept):
+        return _stacked_before_rows(reader, kept, dim)
     dtype = reader.result_dtype()
     flats = [canonical(reader.graph, x) for x in kept]
     others = [Layout(x.node, tuple(() if d == dim else g for d, g in enumerate(x.groups))) for x in kept]
     if any(x.groups != flats[0].groups for x in flats):
         return _cat_aligned(reader, kept, others, dim, dtype)
     axis = reader.axis(flats[0], dim)
-    nodes = [_cast(reader, x.node, dtype) for x in flats]
+    nodes = [cast_node(reader, x.node, dtype) for x in flats]
     return Layout(_cat(reader, nodes, axis, dtype), flats[0].groups)
+
+
+def _stacked_before_rows(reader: Reader, tensors: list[Layout], dim: int) -> Layout:
+    """[x; y] of whole batches: heads laid along the batch dimension, a new axis before the rows."""
+    if any(x.groups[dim][-1:] != (BATCH,) for x in tensors):
+        reader.forbid_batch(next(x for x in tensors if x.holds_batch(dim)), dim, "concatenation along")
+    thick = [Layout(x.node, (*x.groups[:dim], x.groups[dim][:-1], (BATCH,), *x.groups[dim + 1 :])) for x in tensors]
+    joined = joined(reader, thick, dim)
+    merged = joined.groups[dim] + joined.groups[dim + 1]
+    return Layout(joined.node, (*joined.groups[:dim], merged, *joined.groups[dim + 2 :]))
 
 
 def _cat(reader: Reader, nodes: list[Node], axis: int, dtype: torch.dtype) -> Node:
@@ -102,7 +129,7 @@ def _cat(reader: Reader, nodes: list[Node], axis: int, dtype: torch.dtype) -> No
     return reader.node("cat", [nodes, axis], dims, dtype)
 
 
-def _cast(reader: Reader, node: Node, dtype: torch.dtype) -> Node:
+def cast_node(reader: Reader, node: Node, dtype: torch.dtype) -> Node:
     return (
         node
         if node.dtype == dtype
@@ -124,7 +151,7 @@ def _cat_aligned(reader: Reader, kept: list[Layout], others: list[Layout], dim: 
         axes = [flat.groups[d][0] for d in range(rank) if not flat.holds_batch(d)]
         if with_batch.batch_dim is not None and x.batch_dim is None:
             reader.refuse("concatenation of tensors that fold the batch differently")
-        nodes.append(_cast(reader, flat.node, dtype))
+        nodes.append(cast_node(reader, flat.node, dtype))
         assert axes == list(range(len(axes)))
         lead = flat.groups
     assert lead is not None
@@ -136,20 +163,20 @@ def _cat_aligned(reader: Reader, kept: list[Layout], others: list[Layout], dim: 
 def side_by_side(reader: Reader, tensors: list[Layout]) -> Layout:
     """hstack joins along dimension 1 (0 for vectors)."""
     if reader.name == "aten.vstack.default":
-        return _joined(reader, tensors, 0)
-    return _joined(reader, tensors, 1 if tensors[0].rank > 1 else 0)
+        return joined(reader, tensors, 0)
+    return joined(reader, tensors, 1 if tensors[0].rank > 1 else 0)
 
 
 @rule("aten.column_stack.default")
 def columns(reader: Reader, tensors: list[Layout]) -> Layout:
     """Vectors become columns."""
-    return _joined(reader, [Layout(x.node, (*x.groups, ())) if x.rank == 1 else x for x in tensors], 1)
+    return joined(reader, [Layout(x.node, (*x.groups, ())) if x.rank == 1 else x for x in tensors], 1)
 
 
 @rule("aten.stack.default")
 def stack(reader: Reader, tensors: list[Layout], dim: int = 0) -> Layout:
     place = dim % (tensors[0].rank + 1)
-    return _joined(reader, [Layout(x.node, (*x.groups[:place], (), *x.groups[place:])) for x in tensors], place)
+    return joined(reader, [Layout(x.node, (*x.groups[:place], (), *x.groups[place:])) for x in tensors], place)
 
 
 @rule("aten.index_select.default")
@@ -172,7 +199,7 @@ def gather(reader: Reader, x: Layout, dim: int, index: Layout, **kwargs: Any) ->
     if a.node.batched != b.node.batched:
         wide = a if a.node.batched else b
         thin = b if wide is a else a
-        zero = reader.node("aten.mul.Scalar", [_first_entry(reader, wide), 0])
+        zero = reader.node("aten.mul.Scalar", [first_entry(reader, wide), 0])
         zero = reader.node("aten._to_copy.default", [zero], zero.dims, thin.node.dtype, {"dtype": thin.node.dtype})
         raised = reader.node("aten.add.Tensor", [reshape(reader.graph, zero, [1] * len(thin.node.dims)), thin.node])
         a, b = (a, Layout(raised, b.groups)) if wide is a else (Layout(raised, a.groups), b)
@@ -181,7 +208,7 @@ def gather(reader: Reader, x: Layout, dim: int, index: Layout, **kwargs: Any) ->
     return Layout(node, b.groups)
 
 
-def _first_entry(reader: Reader, x: Layout) -> Node:
+def first_entry(reader: Reader, x: Layout) -> Node:
     """One number a row, to lend its rows to a constant."""
     flat = reshape(reader.graph, x.node, [x.node.numel])
     return reader.node("aten.slice.Tensor", [flat, -1, 0, 1, 1], [1], flat.dtype)
@@ -198,6 +225,8 @@ def index(reader: Reader, x: Layout, indices: list[Layout | None]) -> Layout:
     batch = x.batch_dim
     if len(named) == 2 and batch == named[0][0] == 0 and _is_row_numbers(named[0][1]):
         return _index_own_row(reader, x, *named[1])
+    if not x.node.batched and x.batch_dim is None and [d for d, _ in named] == list(range(len(named))):
+        return _table_rows(reader, *_flattened(reader, x, [i for _, i in named]), 0)
     if all(not i.node.batched for _, i in named) and all(not x.holds_batch(d) for d, _ in named):
         return _index_block(reader, x, named)
     return reader.refuse("an index picks particular rows of the batch")
@@ -256,6 +285,22 @@ def _table_rows(reader: Reader, table: Layout, index: Layout, dim: int) -> Layou
     return Layout(node, (*rest[:dim], *flat.groups, *rest[dim:]))
 
 
+def _flattened(reader: Reader, table: Layout, indices: list[Layout]) -> tuple[Layout, Layout]:
+    """table[i, j] as a lookup of i * columns + j in a table of rows * columns."""
+    flat = canonical(reader.graph, table)
+    nodes, groups, dims = align(reader.graph, indices)
+    place: Node | None = None
+    for size, node in zip(flat.node.dims, nodes):
+        wrapped = _wrap(reader, node, size)
+        if place is not None:
+            wrapped = reader.node("aten.add.Tensor", [reader.node("aten.mul.Scalar", [place, size]), wrapped], dims)
+        place = wrapped
+    assert place is not None
+    own, rest = flat.node.dims[: len(indices)], flat.node.dims[len(indices) :]
+    merged = reshape(reader.graph, flat.node, [product(own), *rest])
+    return plain(merged), Layout(place, groups)
+
+
 def _index_own_row(reader: Reader, x: Layout, dim: int, index: Layout) -> Layout:
     """x[arange(B), index]: each row reads its own position."""
     if not index.node.batched:
@@ -294,97 +339,6 @@ def _index_block(reader: Reader, x: Layout, named: list[tuple[int, Layout]]) -> 
         tuple(a - less if a > axes[-1] else a for a in g) for d, g in enumerate(flat.groups) if d not in dims[1:]
     ]
     return _index_one(reader, Layout(merged, tuple(new_groups)), dims[0], Layout(flat_index, groups))
-
-
-@rule("aten.slice_scatter.default")
-def slice_scatter(
-    reader: Reader, x: Layout, source: Layout, dim: int = 0, start: Any = None, end: Any = None, step: int = 1
-) -> Layout:
-    """x with the source written over a slice: what stands before, the source, what stands after."""
-    dim %= x.rank
-    if x.holds_batch(dim):
-        if isinstance(start, RowCount) or (start or 0) != 0 or source.size(dim) != x.size(dim):
-            reader.refuse("a write reaches particular rows of the batch")
-        return _written(reader, x, source)
-    size = x.size(dim)
-    if step != 1:
-        reader.refuse("a write with a step has no rule for sharing")
-    first = min(max((start or 0) + (size if (start or 0) < 0 else 0), 0), size)
-    last = first + source.size(dim)
-    parts = [cut(reader, x, dim, 0, first)] if first else []
-    parts.append(source)
-    if last < size:
-        parts.append(cut(reader, x, dim, last, size - last))
-    return _assemble(reader, x, parts, dim)
-
-
-def _written(reader: Reader, x: Layout, source: Layout) -> Layout:
-    dtype = x.node.dtype
-    node = _cast(reader, source.node, dtype)
-    return Layout(node, source.groups)
-
-
-def _assemble(reader: Reader, x: Layout, parts: list[Layout], dim: int) -> Layout:
-    """Concatenate parts of which some may be constants without the batch."""
-    lead = next((p for p in [x, *parts] if p.batch_dim is not None), None)
-    if lead is not None:
-        batch = lead.batch_dim
-        fixed = []
-        for p in parts:
-            if p.batch_dim is None:
-                if not p.is_one(batch if batch is not None else 0):
-                    reader.refuse("a write reaches particular rows of the batch")
-                groups = tuple((BATCH,) if d == batch else g for d, g in enumerate(p.groups))
-                p = Layout(p.node, groups)
-            fixed.append(p)
-        parts = fixed
-    return _joined(reader, parts, dim)
-
-
-@rule("aten.select_scatter.default")
-def select_scatter(reader: Reader, x: Layout, source: Layout, dim: int, index: int) -> Layout:
-    dim %= x.rank
-    reader.forbid_batch(x, dim, "a write to one row of")
-    place = index % x.size(dim)
-    thick = Layout(source.node, (*source.groups[:dim], (), *source.groups[dim:]))
-    parts = [cut(reader, x, dim, 0, place)] if place else []
-    parts.append(thick)
-    if place + 1 < x.size(dim):
-        parts.append(cut(reader, x, dim, place + 1, x.size(dim) - place - 1))
-    return _assemble(reader, x, parts, dim)
-
-
-@rule("aten.index_put.default")
-def index_put(
-    reader: Reader, x: Layout, indices: list[Layout | None], values: Layout, accumulate: bool = False
-) -> Layout:
-    """x[mask] = number, as a choice; other indexed writes are refused."""
-    mask = indices[0]
-    if len(indices) != 1 or mask is None or mask.node.dtype != torch.bool or accumulate or values.node.numel != 1:
-        reader.refuse("an indexed write other than x[mask] = number has no rule for sharing")
-    mask = Layout(mask.node, (*mask.groups, *([()] * (x.rank - mask.rank))))
-    number = plain(reshape(reader.graph, values.node, [])) if not values.node.batched else values
-    number = Layout(number.node, tuple(() for _ in range(x.rank))) if not number.node.batched else number
-    nodes, groups, dims = align(reader.graph, [mask, number, x])
-    return Layout(reader.node("aten.where.self", nodes, dims, x.node.dtype), groups)
-
-
-@rule("aten.scatter.src", "aten.scatter.value", "aten.scatter_add.default")
-def scatter(reader: Reader, x: Layout, dim: int, index: Layout, source: Any) -> Layout:
-    dim %= x.rank
-    reader.forbid_batch(x, dim, "scatter along")
-    layouts = [x, index] + ([source] if isinstance(source, Layout) else [])
-    if len({y.batch_dim for y in layouts}) != 1 or len({y.node.batched for y in layouts if y is not x}) != 1:
-        reader.refuse("scatter pairs rows of the batch with another dimension")
-    flats = [canonical(reader.graph, y) for y in layouts]
-    base = flats[0].node
-    if not base.batched and flats[1].node.batched:
-        zero = reader.node("aten.mul.Scalar", [_first_entry(reader, flats[1]), 0])
-        zero = reader.node("aten._to_copy.default", [zero], zero.dims, base.dtype, {"dtype": base.dtype})
-        base = reader.node("aten.add.Tensor", [reshape(reader.graph, zero, [1] * len(base.dims)), base])
-    last = flats[2].node if isinstance(source, Layout) else source
-    node = reader.node(reader.name, [base, reader.axis(flats[0], dim), flats[1].node, last], base.dims, x.node.dtype)
-    return Layout(node, flats[0].groups)
 
 
 @rule("aten.tril.default", "aten.triu.default")

@@ -72,7 +72,7 @@ def expand(reader: Reader, x: Layout, *args: Any, **kwargs: Any) -> Layout:
             continue
         if times_batch and (size != 1 or x.batch_dim is not None):
             reader.refuse("a tensor is repeated along a second batch dimension (in-batch interaction)")
-        x = _spread_over_batch(x, dim) if times_batch else _repeat(reader, x, dim, size)
+        x = _spread_over_batch(x, dim) if times_batch else repeated(reader, x, dim, size)
     return x
 
 
@@ -80,7 +80,7 @@ def _spread_over_batch(x: Layout, dim: int) -> Layout:
     return Layout(x.node, (*x.groups[:dim], (BATCH,), *x.groups[dim + 1 :]))
 
 
-def _repeat(reader: Reader, x: Layout, dim: int, size: int) -> Layout:
+def repeated(reader: Reader, x: Layout, dim: int, size: int) -> Layout:
     dims = (*x.node.dims, 1)
     node = reshape(reader.graph, x.node, dims)
     node = reader.node("expand", [node, (*x.node.dims, size)], (*x.node.dims, size), node.dtype)
@@ -101,10 +101,8 @@ def repeat(reader: Reader, x: Layout, repeats: list[Any]) -> Layout:
         times = size // x.size(dim)
         if times == 1:
             continue
-        if x.holds_batch(dim):
-            reader.refuse("rows of the batch are repeated")
         spread = Layout(x.node, (*x.groups[:dim], (), *x.groups[dim:]))
-        spread = _repeat(reader, spread, dim, times)
+        spread = repeated(reader, spread, dim, times)
         merged = spread.groups[dim] + spread.groups[dim + 1]
         x = Layout(spread.node, (*spread.groups[:dim], merged, *spread.groups[dim + 2 :]))
     return x

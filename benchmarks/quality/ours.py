@@ -1,0 +1,51 @@
+"""Ours by the recipe: trained by ``depthrank.train``, scored level by level in the order of ``rows.py``."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from rows import Rows
+
+from depthrank.artifact import load_artifact
+from depthrank.data import import_log, load_dataset, load_examples
+from depthrank.evaluate import ModelScorer, score_split
+from depthrank.events import open_log
+from depthrank.schema import Spec
+from depthrank.training import train
+
+
+@dataclass(frozen=True, eq=False)
+class Levels:
+    """Calibrated probabilities of each level, float32 [L, N, K], and the process CPU seconds of training."""
+
+    validation_LNK: npt.NDArray[np.float32]
+    test_LNK: npt.NDArray[np.float32]
+    cpu_s: float
+
+
+def fit(spec_path: Path, log_url: str, out: Path, seed: int) -> Levels:
+    """Train into ``out`` and score validation and test."""
+    started = time.process_time()
+    train(spec_path, log=log_url, out=out, seed=seed, progress=False)
+    cpu_s = time.process_time() - started
+    spec = Spec.load(spec_path)
+    loaded, raw = load_artifact(out), load_dataset(spec)
+    examples = load_examples(spec, raw)
+    with open_log(log_url) as log:
+        import_log(spec, raw, log)
+        scorer = ModelScorer(loaded.spec, loaded.model, loaded.encoder, raw.items)
+        both = [
+            score_split(scorer, loaded.encoder, loaded.spec, raw, examples, log, split)
+            for split in ("validation", "test")
+        ]
+    levels = [np.stack([np.concatenate(level.probability) for level in split.levels]) for split in both]
+    return Levels(levels[0], levels[1], cpu_s)
+
+
+def check_same_rows(levels_LNK: npt.NDArray[np.float32], rows: Rows) -> None:
+    """Scores and rows come from two passes over the same split."""
+    assert levels_LNK.shape[1:] == rows.label.shape, (levels_LNK.shape, rows.label.shape)

@@ -1,0 +1,99 @@
+"""Two models on the same rows: differences with intervals by bootstrap over users, paired.
+
+Positive is better for ours in every figure: NE is given as the rival's minus ours.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from rows import Rows
+
+from depthrank.metrics import (
+    auc,
+    auc_difference,
+    auc_per_user,
+    gauc,
+    mean_difference,
+    mean_interval,
+    mean_over_requests,
+    normalized_entropy,
+    rank_in_request,
+    reciprocal_rank,
+    row_logloss,
+)
+from depthrank.training.calibrate import fit_platt
+
+Floats = npt.NDArray[np.float64]
+Plain = dict[str, Any]
+REPLICATES = 1_000
+AUC_REPLICATES = 400
+
+
+def calibrated(score_N: Floats, validation_N: Floats, label_N: Floats) -> Floats:
+    """``score_N`` probabilities after Platt scaling on validation: every rival gets what ours gets."""
+    scale, offset = fit_platt(_logit(validation_N), label_N, np.ones(len(label_N)))
+    return 1.0 / (1.0 + np.exp(-(scale * _logit(score_N) + offset)))
+
+
+def _logit(p: Floats) -> Floats:
+    p = np.clip(p.astype(np.float64), 1e-7, 1 - 1e-7)
+    return np.log(p) - np.log1p(-p)
+
+
+def task_figures(rows: Rows, task: int, p_N: Floats) -> Plain:
+    """AUC, GAUC (AUC per user, weighted by the user's impressions, users with one class left out) and NE."""
+    label, user = rows.label[:, task].astype(np.float64), _codes(rows.user)
+    return {"auc": auc(label, p_N), "gauc": gauc(label, p_N, user), "ne": normalized_entropy(label, p_N)}
+
+
+def task_differences(rows: Rows, task: int, ours_N: Floats, rival_N: Floats) -> Plain:
+    """Ours minus the rival's AUC and GAUC, the rival's NE minus ours."""
+    label, user = rows.label[:, task].astype(np.float64), _codes(rows.user)
+    entropy = float(-(m := label.mean()) * np.log(m) - (1 - m) * np.log(1 - m))
+    loss_ours, loss_rival = row_logloss(label, ours_N) / entropy, row_logloss(label, rival_N) / entropy
+    first, second = auc_per_user(label, ours_N, user), auc_per_user(label, rival_N, user)
+    weight = np.where(np.isnan(first.auc), 0, first.num_impressions)
+    repeated, users = np.repeat(first.auc - second.auc, weight), np.repeat(np.arange(len(weight)), weight)
+    return {
+        "auc": auc_difference(label, ours_N, rival_N, user, replicates=AUC_REPLICATES).to_plain(),
+        "gauc": mean_interval(repeated, users, replicates=REPLICATES).to_plain(),
+        "ne": mean_difference(loss_rival, loss_ours, user, replicates=REPLICATES).to_plain(),
+    }
+
+
+def list_values(rows: Rows, task: int, score_N: Floats) -> dict[str, Floats]:
+    """Reciprocal rank and hit@1 of each request, float64 [R]; NaN without a positive."""
+    starts = np.flatnonzero(np.r_[True, np.diff(rows.request) != 0])
+    offsets = np.r_[starts, len(rows)].astype(np.int64)
+    reciprocal = reciprocal_rank(rows.label[:, task] > 0, rank_in_request(score_N, offsets), offsets)
+    return {"mrr": reciprocal, "hit@1": np.where(np.isnan(reciprocal), np.nan, (reciprocal == 1.0).astype(np.float64))}
+
+
+def list_figures(rows: Rows, task: int, score_N: Floats) -> Plain:
+    """MRR and hit@1."""
+    return {name: mean_over_requests(values) for name, values in list_values(rows, task, score_N).items()}
+
+
+def list_differences(rows: Rows, task: int, ours_N: Floats, rival_N: Floats) -> Plain:
+    """Ours minus the rival's MRR and hit@1."""
+    ours, rival = list_values(rows, task, ours_N), list_values(rows, task, rival_N)
+    user_R = _codes(rows.user)[np.flatnonzero(np.r_[True, np.diff(rows.request) != 0])]
+    return {n: mean_difference(ours[n], rival[n], user_R, replicates=REPLICATES).to_plain() for n in ours}
+
+
+def _codes(user_N: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    return np.unique(user_N, return_inverse=True)[1].astype(np.int64)
+
+
+def table(title: str, head: list[str], body: list[list[str]]) -> str:
+    """A markdown table."""
+    lines = [f"### {title}", "", f"| {' | '.join(head)} |", f"|{'---|' * len(head)}"]
+    return "\n".join([*lines, *(f"| {' | '.join(row)} |" for row in body), ""])
+
+
+def interval(found: Plain) -> str:
+    """``+.0042 [.0011, .0070]``."""
+    return f"{found['estimate']:+.4f} [{found['low']:+.4f}, {found['high']:+.4f}]"

@@ -1,0 +1,65 @@
+"""A request's clock: its deadline is asked before every chunk of work, and every chunk leaves a record.
+
+Whether a chunk may start and when it started are one reading of the clock, so that a chunk's record never shows a start
+that was not checked. What a chunk costs is the time of the thread that ran it, not the time on the wall, which a
+neighbour on the machine lengthens.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+USER_STAGE = "user"
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """One piece of work between two questions for the time: in seconds of the monotonic clock, and of its thread."""
+
+    stage: str
+    candidates: int
+    started_s: float
+    ended_s: float
+    deadline_s: float
+    thread_ms: float
+
+
+@dataclass
+class Pace:
+    """``deadline_s`` is infinite where there is none. Not for several threads: a request has one."""
+
+    monotonic_s: Callable[[], float]
+    deadline_s: float = math.inf
+    thread_s: Callable[[], float] = time.thread_time
+    chunks: list[Chunk] = field(default_factory=list)
+    _checked_s: float = field(default=-math.inf, init=False)
+
+    @property
+    def has_deadline(self) -> bool:
+        """Whether there is one."""
+        return self.deadline_s < math.inf
+
+    def left_ms(self) -> float:
+        """Milliseconds until the deadline; not below 0."""
+        return max(0.0, (self.deadline_s - self.monotonic_s()) * 1e3)
+
+    def may_start(self) -> bool:
+        """Whether a chunk may start now."""
+        self._checked_s = self.monotonic_s()
+        return self._checked_s < self.deadline_s
+
+    @contextmanager
+    def chunk(self, stage: str, candidates: int) -> Iterator[None]:
+        """A chunk that ``may_start`` allowed just before."""
+        started_s, thread_s = self._checked_s, self.thread_s()
+        yield
+        used_ms = (self.thread_s() - thread_s) * 1e3
+        self.chunks.append(Chunk(stage, candidates, started_s, self.monotonic_s(), self.deadline_s, used_ms))
+
+    def thread_ms(self, stage: str) -> float:
+        """Thread time of all chunks of a stage so far."""
+        return sum(chunk.thread_ms for chunk in self.chunks if chunk.stage == stage)

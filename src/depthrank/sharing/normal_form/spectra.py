@@ -1,0 +1,55 @@
+"""Fourier transforms and complex numbers along dimensions other than the batch."""
+
+from __future__ import annotations
+
+from depthrank.sharing.layout import Layout, align, canonical, reshape
+from depthrank.sharing.normal_form.reader import Reader, rule
+
+
+@rule(
+    "aten.fft_fft.default",
+    "aten.fft_ifft.default",
+    "aten.fft_rfft.default",
+    "aten.fft_irfft.default",
+    "aten.fft_hfft.default",
+    "aten.fft_ihfft.default",
+)
+def transform(reader: Reader, x: Layout, n: int | None = None, dim: int = -1, norm: str | None = None) -> Layout:
+    """A transform along one dimension."""
+    dim %= x.rank
+    reader.forbid_batch(x, dim, "a Fourier transform over")
+    flat = canonical(reader.graph, x)
+    return Layout(reader.node(reader.name, [flat.node, n, reader.axis(flat, dim), norm]), flat.groups)
+
+
+@rule("aten.view_as_complex.default")
+def as_complex(reader: Reader, x: Layout) -> Layout:
+    reader.forbid_batch(x, x.rank - 1, "a complex view over")
+    flat = canonical(reader.graph, x)
+    pairs = flat.groups[-1][0]
+    if pairs != len(flat.node.dims) - 1:
+        reader.refuse("a complex view of a dimension that does not come last")
+    real = reader.node("aten.select.int", [flat.node, -1, 0], flat.node.dims[:-1], flat.node.dtype)
+    imag = reader.node("aten.select.int", [flat.node, -1, 1], flat.node.dims[:-1], flat.node.dtype)
+    return Layout(reader.node("aten.complex.default", [real, imag]), flat.groups[:-1])
+
+
+@rule("aten.view_as_real.default")
+def as_real(reader: Reader, x: Layout) -> Layout:
+    real = reader.node("aten.real.default", [x.node])
+    imag = reader.node("aten.imag.default", [x.node])
+    thick = [reshape(reader.graph, n, [*n.dims, 1]) for n in (real, imag)]
+    node = reader.node("cat", [thick, -1], [*x.node.dims, 2], real.dtype)
+    return Layout(node, (*x.groups, (len(x.node.dims),)))
+
+
+@rule("aten.real.default", "aten.imag.default", "aten.angle.default", "aten.conj.default", "aten._conj.default")
+def part(reader: Reader, x: Layout) -> Layout:
+    name = "aten.conj_physical.default" if "conj" in reader.name else reader.name
+    return Layout(reader.node(name, [x.node]), x.groups)
+
+
+@rule("aten.polar.default", "aten.complex.default")
+def combined(reader: Reader, a: Layout, b: Layout) -> Layout:
+    nodes, groups, dims = align(reader.graph, [a, b])
+    return Layout(reader.node(reader.name, nodes, dims, reader.result_dtype()), groups)
