@@ -1,14 +1,16 @@
 """How much faster is a shared ranker than the same model pair by pair, and than every rival that exists?
 
-    python benchmarks/bench_sharing.py [--models DeepFM,DIN] [--quick] [--minutes M] [--json F]
+    python benchmarks/bench_sharing.py [--models DeepFM,DIN] [--quick] [--minutes M] [--json F] [--again]
 
-One request with N candidates, fp32, the same matmul setting for all. Each (model, threads) runs in a process of its
-own, since dynamo caches code by class; inside it all variants are called in turn, round after round, and medians taken.
+With ``--json`` a run goes on where the last one stopped: what the file holds already is not measured again. One request with N candidates, fp32, the same matmul setting for all. Each (model, threads) runs in a process of its
+own, since dynamo caches code by class; inside it all variants are called in turn, round after round, and medians taken. One
+thread is timed by the CPU time that it used, so that other processes on the machine disturb little; two by the clock.
 
 Variants. ``eager`` is the model as given. ``folded`` has its batch norms folded into linears, ``graph`` is that,
 exported to one flat graph: neither shares, and all further rivals start from ``folded``, so that they too have it:
-``compile``, ``vmap`` (candidates mapped, request held), ``compile_vmap``, ``ort`` (ONNX Runtime). Ours: ``ours``,
-``ours_compiled``, ``bound`` (item-only values from a catalogue) and ``bound_compiled``. Pair-by-pair rivals get their
+``compile``, ``vmap`` (candidates mapped, request held), ``compile_vmap``, ``ort`` (ONNX Runtime). Ours: ``ours_plain``
+shares ``eager``; ``ours``, ``ours_compiled``, ``bound`` (item-only values from a catalogue) and ``bound_compiled`` share
+``folded``. Pair-by-pair rivals get their
 replicated inputs for nothing: the copy is not timed.
 
 The floor is the time of the work that is left in ``ours``: its matrix-product FLOPs at the rate measured for a square
@@ -50,7 +52,7 @@ import zoo
 from zoo.oracle import by_vmap, counted_flops, largest_difference, pairwise
 
 RIVALS = ("eager", "folded", "graph", "compile", "vmap", "compile_vmap", "ort")
-OURS = ("ours", "ours_compiled", "bound", "bound_compiled")
+OURS = ("ours_plain", "ours", "ours_compiled", "bound", "bound_compiled")
 Call = Callable[[], Any]
 
 
@@ -151,10 +153,16 @@ class Contestants:
 
         return make
 
+    def build_ours_plain(self) -> Callable[[zoo.Inputs], Call]:
+        from depthrank.sharing import share
+
+        shared = share(self.eager, self.model.example(), request_inputs=self.model.request_inputs)
+        return lambda inputs: bind_call(shared, inputs.request, inputs.candidate)
+
     def build_ours(self) -> Callable[[zoo.Inputs], Call]:
         from depthrank.sharing import share
 
-        self.shared = share(self.eager, self.model.example(), request_inputs=self.model.request_inputs)
+        self.shared = share(self.folded, self.model.example(), request_inputs=self.model.request_inputs)
         return lambda inputs: bind_call(self.shared, inputs.request, inputs.candidate)
 
     def build_ours_compiled(self) -> Callable[[zoo.Inputs], Call]:
@@ -253,13 +261,14 @@ def timed(calls: Mapping[str, Call], seconds: float, max_rounds: int = 200) -> d
     times: dict[str, list[float]] = {name: [] for name in calls}
     spent = dict.fromkeys(calls, 0.0)
     share_of_time = seconds / max(len(calls), 1)
+    clock = time.thread_time if torch.get_num_threads() == 1 else time.perf_counter
     for _ in range(max_rounds):
         for name, call in calls.items():
             if len(times[name]) >= 2 and spent[name] > share_of_time:
                 continue
-            start = time.perf_counter()
+            start = clock()
             call()
-            times[name].append(time.perf_counter() - start)
+            times[name].append(clock() - start)
             spent[name] += times[name][-1]
         if all(spent[name] > share_of_time for name in calls):
             break
@@ -275,7 +284,8 @@ def measure_model(name: str, args: argparse.Namespace, save: Callable[[dict[str,
     wanted = tuple(v for v in (*RIVALS, *OURS) if not (args.no_compile and "compile" in v))
     field = Contestants(model, args.threads, wanted)
     result: dict[str, Any] = {
-        "model": name, "threads": args.threads, "torch": torch_facts(), "encoder": model.user_side_is_encoder,
+        "model": name, "threads": args.threads, "torch": {k: v for k, v in torch_facts().items() if k != "config"}, "encoder": model.user_side_is_encoder,
+        "load": [round(x, 2) for x in os.getloadavg()],
         "failures": field.failures, "build_seconds": field.build_seconds, "first_call_seconds": {}, "sizes": {},
     }  # fmt: skip
     rate_of_copy = copy_bytes()
@@ -404,6 +414,8 @@ def ratios(row: Mapping[str, Any]) -> dict[str, float]:
         out[f"{ours}_over_floor"] = best / row[f"floor_ms_{ours}"] if row.get(f"floor_ms_{ours}") else math.nan
     if "eager" in ms and "folded" in ms:
         out["not_sharing_fold"] = ms["eager"] / ms["folded"]
+    if "ours" in ms and "ours_plain" in ms:
+        out["not_sharing_fold_in_ours"] = ms["ours_plain"] / ms["ours"]
     if "folded" in ms and "graph" in ms:
         out["not_sharing_graph"] = ms["folded"] / ms["graph"]
     if "graph" in ms and "ours" in ms:
@@ -433,6 +445,18 @@ def summary(results: list[dict[str, Any]]) -> list[dict[str, Any]]:
     ]
 
 
+def measured_before(args: argparse.Namespace) -> list[dict[str, Any]]:
+    """The results of the JSON file that are complete; with ``--again`` those of other models and threads only."""
+    if not args.json or not args.json.exists():
+        return []
+    known: list[dict[str, Any]] = json.loads(args.json.read_text())["results"]
+    wanted = args.models.split(",") if args.again else []
+    return [
+        r for r in known
+        if "stopped" not in r and not (r["model"] in wanted and r["threads"] in integers(args.threads))
+    ]  # fmt: skip
+
+
 def integers(text: str) -> list[int]:
     return [int(part) for part in text.split(",")]
 
@@ -449,6 +473,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--small", action="store_true", help="the small sizes of the tests")
     parser.add_argument("--no-compile", action="store_true", help="leave compiled variants out")
     parser.add_argument("--json", type=Path)
+    parser.add_argument("--again", action="store_true", help="measure these models again")
     parser.add_argument("--worker", help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.quick:
@@ -467,9 +492,11 @@ def main() -> None:
     about = machine_facts("depthrank", "numpy", "torch-rechub", "onnxruntime")
     show_facts(about)
     print(f"{zoo.SMALL if args.small else zoo.FULL}, one request, fp32", flush=True)
-    deadline, results = time.monotonic() + 60 * args.minutes, []
-    for name in args.models.split(","):
-        for threads in integers(args.threads):
+    deadline, results = time.monotonic() + 60 * args.minutes, measured_before(args)
+    for threads in integers(args.threads):
+        for name in args.models.split(","):
+            if any((r["model"], r["threads"]) == (name, threads) for r in results):
+                continue
             left = deadline - time.monotonic()
             if left < 10:
                 print(f"{name}: not run, the {args.minutes:g} minutes are over")

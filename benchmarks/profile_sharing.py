@@ -61,7 +61,9 @@ def profile(part: fx.GraphModule, arguments: list[Any], rounds: int, top: int) -
         timed.run(*arguments)
     rows = [(statistics.median(s[1:]), name) for name, s in timed.seconds.items()]
     total = sum(s for s, _ in rows)
-    print(f"{len(rows)} nodes, {1e3 * total:.2f} ms one by one; called whole {1e3 * median_seconds(lambda: part(*arguments)):.2f} ms")
+    print(
+        f"{len(rows)} nodes, {1e3 * total:.2f} ms one by one; called whole {1e3 * median_seconds(lambda: part(*arguments)):.2f} ms"
+    )
     by_kind: dict[str, list[float]] = defaultdict(list)
     nodes = {n.name: n for n in part.graph.nodes}
     for seconds, name in rows:

@@ -2,7 +2,7 @@
 
     python recipes/trivago/prepare.py [--data ../shared/data/trivago] [--out work/trivago]
 
-A click-out is a request: the displayed hotels, their prices, and the one that was clicked. Actions on a hotel before it
+A click-out is a request: the displayed hotels, their prices and places, and the one that was clicked. Actions on a hotel before it
 are history; actions whose reference is no hotel (filters, sort orders, destinations) are left out.
 """
 
@@ -34,7 +34,9 @@ def prepare(data: Path, out: Path) -> None:
     click_out = pl.col("action_type") == CLICK_OUT
     kept = ["user_id", "timestamp", "platform", "city", "device", "current_filters"]
     requests = actions.filter(click_out & pl.col("impressions").is_not_null())
-    requests.select(*kept, "impressions", "prices", "reference").write_parquet(out / "requests.parquet")
+    requests = requests.with_columns(pl.col("impressions").str.split("|").list.len().alias("shown"))
+    places = pl.int_ranges(1, pl.col("shown") + 1).cast(pl.List(pl.String)).list.join("|").alias("places")
+    requests.select(*kept, "impressions", "prices", places, "reference").write_parquet(out / "requests.parquet")
     on_a_hotel = pl.col("reference").str.contains(r"^\d+$")
     past = actions.filter(~click_out & on_a_hotel)
     past.select("user_id", "timestamp", "action_type", "reference").write_parquet(out / "actions.parquet")

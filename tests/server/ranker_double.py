@@ -74,7 +74,9 @@ class RankerDouble:
         self.lock = threading.Lock()
         self.closed = False
 
-    def rank(self, request: Request, *, arrived_s: float | None = None, request_id: str | None = None) -> Answer:
+    def rank(
+        self, request: Request, *, arrived_s: float | None = None, request_id: str | None = None, checked: bool = False
+    ) -> Answer:
         assert arrived_s is not None and arrived_s <= time.perf_counter()
         self.entered.release()
         assert self.gate.wait(30)

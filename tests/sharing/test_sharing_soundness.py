@@ -82,7 +82,8 @@ REFUSED = [
     Case("row numbers as values", lambda m, u, c: u * c + torch.arange(u.shape[0])[:, None], "rows"),
     Case("first row read", lambda m, u, c: u * c[0], "row of"),
     Case("all rows but the first", lambda m, u, c: torch.cat([c[:1], u[1:] * c[1:]]), ""),
-    Case("concat along the batch", lambda m, u, c: torch.cat([u, c], 0), "concatenation along"),
+    Case("concat along the batch, reversed", lambda m, u, c: torch.cat([u, c], 0).flip(0), "flip over"),
+    Case("rows beside a constant row", lambda m, u, c: torch.cat([u * c, m.table[:1]], 0), "concatenation along"),
     Case("reshape across the batch", lambda m, u, c: (u * c).reshape(2, -1), "batch"),
     Case("permuted rows", lambda m, u, c: u * c[torch.tensor([1, 0, 2, 3, 4, 5, 6])], ""),
     Case("loop over rows", loop_over_rows, "fixed number"),
@@ -114,6 +115,7 @@ ALLOWED = [
     Case("columns by a constant index", lambda m, u, c: (u * c)[:, torch.tensor([2, 0])]),
     Case("own position by row number", lambda m, u, c: c[torch.arange(u.shape[0]), u.argmax(1)]),
     Case("table rows by a computed id", lambda m, u, c: m.table[(c[:, 0].abs() * 3).long() % 50] * u),
+    Case("heads laid along the batch", lambda m, u, c: torch.cat(torch.cat(u.chunk(2, 1), 0).chunk(2, 0), 1) * c),
     Case("only the request", lambda m, u, c: u.relu()),
     Case("only the candidate", lambda m, u, c: c.relu()),
 ]

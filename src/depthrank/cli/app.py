@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from depthrank.cli import bench, demo, doctor, evaluate, inspect, log, rank, replay, serve, train
+from depthrank.cli import bench, curve, demo, doctor, evaluate, inspect, log, rank, replay, serve, train
 from depthrank.errors import DepthrankError
 
 app = typer.Typer(
@@ -23,6 +23,7 @@ app = typer.Typer(
 VERBS = (
     train.train,
     evaluate.evaluate,
+    curve.curve,
     rank.rank,
     serve.serve,
     bench.bench,

@@ -86,11 +86,13 @@ class BatchAssembler:
         time_ms = examples.time_ms[requests]
         context = {c: [values[r] for r in rows] for c, values in examples.context.items()}
         shared = self.tokens.shared(user, time_ms) if self.tokens is not None else None
+        history = self._history(user, time_ms) if shared is None else shared.sequences
+        own = history if shared is None or not self.encoder.reads_history else shared.of_requests(time_ms)
         return Batch(
             request=self.encoder.encode_requests(
                 user, examples.user_row[requests], context, time_ms, self.users, self.counters
             ),
-            history=self._history(user, time_ms) if shared is None else shared.sequences,
+            history=history,
             candidate=self.encoder.encode_candidates(
                 candidates.item_row,
                 candidates.request_of_candidate,
@@ -100,6 +102,7 @@ class BatchAssembler:
                 self.counters,
                 self.items,
                 candidates.position,
+                own,
             ),
             item_row=candidates.item_row,
             request_of_candidate=candidates.request_of_candidate,

@@ -22,7 +22,7 @@ from depthrank.data.histories_in_memory import HistoriesInMemory
 from depthrank.features import EncodedHistory, HistoryCodes
 from depthrank.features.exact_math import log2_bucket
 from depthrank.features.history import encode_history, tokens_of
-from depthrank.features.window_anchor import is_anchor
+from depthrank.features.window_anchor import hash_of_time, window_starts
 
 Int64 = npt.NDArray[np.int64]
 
@@ -47,6 +47,13 @@ class SharedHistory:
         return np.where(read, log2_bucket(np.where(read, as_of_ms[:, None] - time_ms, 0)), 0).astype(np.int32)
 
 
+    def of_requests(self, as_of_ms: Int64) -> EncodedHistory:
+        """The histories request by request, [R]: for what looks at candidates beside them."""
+        rows = self.sequence_of_request
+        sequences, ages = self.sequences, self.ages(np.arange(len(rows)), as_of_ms)
+        return EncodedHistory(sequences.rows[rows], sequences.actions[rows], sequences.gaps[rows], ages, self.length)
+
+
 class TokenHistories:
     """The tokens of a fixed set of users, and the windows of requests over them."""
 
@@ -58,7 +65,7 @@ class TokenHistories:
         self._event = tokens.event
         self._key = memory.keys_of(tokens.history, tokens.time_ms)
         self._first_of_user = np.searchsorted(tokens.history, np.arange(len(memory.events)))
-        self._anchors = np.flatnonzero(is_anchor(tokens.time_ms, max_length))
+        self._hash = hash_of_time(tokens.time_ms)
 
     def shared(self, users: Sequence[str], as_of_ms: Int64) -> SharedHistory:
         """The histories of R (user, time) pairs."""
@@ -80,11 +87,11 @@ class TokenHistories:
 
     def _starts(self, first: Int64, stop: Int64) -> Int64:
         """Where the window of each history of tokens [first, stop) starts; see ``features.window_anchor``."""
-        most = self._max_length
-        latest = stop - most
-        anchor = np.append(self._anchors, np.iinfo(np.int64).max)[np.searchsorted(self._anchors, latest)]
-        anchored = np.where(anchor < stop - most // 2, anchor, latest)
-        return np.where(stop - first > most, anchored, first).astype(np.int64)
+        start = np.maximum(first, stop - self._max_length)
+        long = np.flatnonzero(stop - first > self._max_length)
+        if self._max_length:
+            start[long] = window_starts(self._hash, stop[long], self._max_length)
+        return start
 
     def _within_limit(self, first: Int64, stop: Int64, code: Int64, as_of_ms: Int64) -> npt.NDArray[np.bool_]:
         """Whether the events that are read hold every token of the window and one before it; repeated events may not."""

@@ -87,7 +87,14 @@ class Job:
         generation, candidates, n = self.generation, self.candidates, len(self.candidates)
         request_N, at = np.zeros(n, dtype=np.int64), np.array([time_ms], dtype=np.int64)
         encoded = generation.artifact.encoder.encode_candidates(
-            candidates.rows, request_N, user, at, candidates.columns, generation.counters, generation.items
+            candidates.rows,
+            request_N,
+            user,
+            at,
+            candidates.columns,
+            generation.counters,
+            generation.items,
+            history=self.history,
         )
         return candidate_inputs(encoded, np.arange(n), request_N)
 

@@ -107,8 +107,17 @@ class Ranker:
         return self.generation.items
 
     @torch.inference_mode()
-    def rank(self, request: Request, *, arrived_s: float | None = None, request_id: str | None = None) -> Answer:
+    def rank(
+        self,
+        request: Request,
+        *,
+        arrived_s: float | None = None,
+        request_id: str | None = None,
+        checked: bool = False,
+    ) -> Answer:
         """The ranking for one request; ``arrived_s`` (monotonic) is when its deadline starts, by default now.
+
+        ``checked``: it comes from ``decode_request`` under limits as strict as the ranker's.
 
         Raises RequestError with the path of every wrong field; schema's TooLargeError for too many candidates.
         """
@@ -116,7 +125,8 @@ class Ranker:
         started = self._monotonic_s() if arrived_s is None else arrived_s
         timings, reasons, generation = Timings(self._monotonic_s), list[str](), self.generation
         with timings.stage("check"):
-            request = check_request(request, self.limits, wall_clock=self._wall_clock)
+            if not checked:
+                request = check_request(request, self.limits, wall_clock=self._wall_clock)
         time_ms = self._now() if request.time_ms is None else request.time_ms
         with timings.stage("candidates"):
             snapshot = generation.store.snapshot()

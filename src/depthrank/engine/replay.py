@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, get_args
 
 import msgspec
 
 from depthrank.errors import ArtifactError
 from depthrank.routing import AdaptivePolicy, Decision, DecisionInputs
-from depthrank.routing.plain import fields_of
+from depthrank.routing.plain import fields_of, finite_number, whole_number
+from depthrank.schema.request import Mode
+
+MODES = get_args(Mode)
 
 
 @dataclass(frozen=True)
@@ -51,7 +54,13 @@ def replay(policy: AdaptivePolicy, record: object) -> Replayed:
 
 
 def _inputs(plain: object) -> DecisionInputs:
-    try:
-        return DecisionInputs.from_plain(plain)
-    except (TypeError, ValueError) as error:
-        raise ArtifactError(f"the decision record is damaged: {error}") from None
+    """A record's inputs, checked: a record may come from anybody."""
+    fields = fields_of(plain, tuple(DecisionInputs.__dataclass_fields__), "decision inputs")
+    for name in ("num_candidates", "history_length", "top"):
+        whole_number(fields[name], name, 0, 1 << 40)
+    for name in ("budget", "time_left_ms", "price", "request_value"):
+        if fields[name] is not None:
+            finite_number(fields[name], name)
+    if fields["mode"] not in MODES or not isinstance(fields["warm"], bool):
+        raise ArtifactError(f"the decision record is damaged: mode {fields['mode']!r:.40}, warm {fields['warm']!r:.40}")
+    return DecisionInputs.from_plain(plain)

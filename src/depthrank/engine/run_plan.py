@@ -25,7 +25,7 @@ from depthrank.engine.timings import Timings
 from depthrank.engine.valuation import Valuation
 from depthrank.model import CandidateLayout, CandidateState, ElasticRanker, RequestState
 
-CHUNK_CANDIDATES = 4_096
+CHUNK_CANDIDATES = 1_024  # more moves more memory than caches and freed pages hold (docs/log.md)
 CHUNK_WITH_DEADLINE = 1_024
 ROUTER_CHUNK_WITH_DEADLINE = 8_192
 UNSCORED = -1
@@ -152,7 +152,10 @@ class PlanRun:
         if bad:
             scores.reasons.append(f"level {level} gave no number for {bad} candidates: they keep the level before")
         self._account(level, done, warm=warm)
-        return (done, torch.cat(logits), CandidateState.joined(states)) if logits else (0, logits_NK[:0], None)
+        if not logits:
+            return 0, logits_NK[:0], None
+        deepest = level == self.model.config.num_levels - 1
+        return done, torch.cat(logits), None if deepest else CandidateState.joined(states)
 
     def _deepen(self, level: int) -> bool:
         """The user's layers that the level reads, one a chunk; returns whether they were all there."""

@@ -7,7 +7,9 @@ Legend: N candidates, K tasks.
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -55,7 +57,7 @@ def value_factor(
         reasons.append(f"no {name} column: ranked without it")
         return np.ones(num_candidates)
     values = columns[name]
-    factor_N = np.array([_number(value) for value in values], dtype=np.float64)
+    factor_N = _numbers(values)
     bad = np.flatnonzero(~((factor_N >= 0) & (factor_N <= MAX_FACTOR)))  # NaN compares as neither
     if bad.size:
         problems = [
@@ -64,6 +66,14 @@ def value_factor(
         ]
         raise RequestError(f"{bad.size} of {num_candidates} candidates have no usable {name}:", problems)
     return factor_N
+
+
+def _numbers(values: Sequence[Any]) -> NDArray[np.float64]:
+    """The numbers, float64 [N], NaN for what is none; without an object a value where all are."""
+    if set(map(type, values)) <= {float, int}:
+        with suppress(OverflowError):
+            return np.frombuffer(array("d", values), np.float64) if values else np.zeros(0)
+    return np.array([_number(value) for value in values], dtype=np.float64)
 
 
 def _number(value: object) -> float:

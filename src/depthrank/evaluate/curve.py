@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -189,11 +190,15 @@ def _comparisons(replayed: ReplayedArtifact, judged_run: AdaptiveRun, replicates
     }
     found = []
     for target in TARGETS:
+        if float(run.cost_RJ[:, 0].mean()) > target * full_ms:
+            found.append({"state": "warm" if warm else "cold", "target_cost": target, "reachable": False})
+            continue  # the router alone costs more
         price = run.price_for(target * full_ms)
         outcome = judged_run.at(price)
         entry: Plain = {
             "state": "warm" if warm else "cold",
             "target_cost": target,
+            "reachable": True,
             "price": price,
             "cost": float(outcome.cost_R.mean()) / _full_ms(replayed, replayed.judged, warm),
             "over": {name: _against(replayed, outcome, hull, replicates, warm=warm) for name, hull in hulls.items()},
@@ -212,9 +217,7 @@ def _full_ms(replayed: ReplayedArtifact, requests: Replayed, warm: bool) -> floa
     return float(run_fixed(requests, full, replayed.rates, warm=warm).cost_R.mean())
 
 
-def _against(
-    replayed: ReplayedArtifact, outcome: Outcome, hull: Hull, replicates: int, *, warm: bool
-) -> Plain | None:
+def _against(replayed: ReplayedArtifact, outcome: Outcome, hull: Hull, replicates: int, *, warm: bool) -> Plain | None:
     """Paired differences to a rival that costs the same on the judged requests; None where it cannot be as cheap."""
     judged = replayed.judged
     rival = at_cost(judged, hull, replayed.rates, float(outcome.cost_R.mean()), warm=warm)
@@ -240,7 +243,7 @@ def _depth(judged: Replayed, run: AdaptiveRun, price: float) -> Plain:
     cost_R, deeper_R = outcome.cost_R / np.maximum(full_R, 1e-12), outcome.scored_RL[:, 1]
     by_history = []
     edges = (*HISTORY_EDGES, 1 << 40)
-    for low, high in zip(edges, edges[1:], strict=False):
+    for low, high in pairwise(edges):
         inside = (judged.history_R >= low) & (judged.history_R < high)
         if inside.any():
             label = f"{low}" if high == low + 1 else f"{low} to {high - 1}" if high < 1 << 40 else f"{low} or more"
@@ -249,7 +252,7 @@ def _depth(judged: Replayed, run: AdaptiveRun, price: float) -> Plain:
     for column in judged.context_R[0] if len(judged) else ():
         text = np.array([str(context.get(column)) for context in judged.context_R])
         names, counts = np.unique(text, return_counts=True)
-        if 1 < len(names):
+        if len(names) > 1:
             best = names[np.argsort(-counts)][:MOST_SCENARIOS]
             scenarios[str(column)] = [_slice(str(name), text == name, cost_R, deeper_R) for name in best]
     return {"price": price, "history_length": by_history, "scenario": scenarios}
@@ -270,5 +273,3 @@ def _without_nan(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return [_without_nan(v) for v in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
-
-

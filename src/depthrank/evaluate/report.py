@@ -29,15 +29,19 @@ def render(about: About, figures: Plain) -> str:
         *_plots(about, figures),
         _notes(figures),
     ]
-    title = html.escape(f"Evaluation of {about.name}")
-    return _PAGE.format(title=title, plotly=get_plotlyjs(), body="\n".join(parts))
+    return page(f"Evaluation of {about.name}", get_plotlyjs(), "\n".join(parts))
+
+
+def page(title: str, plotly: str, body: str) -> str:
+    """A self-contained page; ``body`` is markup already."""
+    return _PAGE.format(title=html.escape(title), plotly=plotly, body=body)
 
 
 def _heading(about: About, figures: Plain) -> str:
     facts = figures["about"]
     text = (
         f"Model {about.model}, split {about.split}: {facts['requests']:,} requests of {facts['users']:,} users, "
-        f"{_number(facts['candidates_per_request'])} candidates a request ({about.candidates})."
+        f"{number(facts['candidates_per_request'])} candidates a request ({about.candidates})."
     )
     return f"<h1>Evaluation of {html.escape(about.name)}</h1><p>{html.escape(text)}</p>"
 
@@ -54,9 +58,9 @@ def _task_tables(figures: Plain) -> str:
     ]
     return (
         "<h2>Tasks</h2>"
-        + _table(("level", "task", *_TASK_COLUMNS), rows)
+        + table(("level", "task", *_TASK_COLUMNS), rows)
         + f"<p>{html.escape(GAUC_LABEL)}.</p><h3>Deepest level, 95 % intervals by bootstrap over users</h3>"
-        + _table(("task", "auc", "gauc", "ne"), intervals)
+        + table(("task", "auc", "gauc", "ne"), intervals)
     )
 
 
@@ -64,7 +68,7 @@ def _ranking_table(figures: Plain) -> str:
     rows = [[level["level"], *(level["ranking"][c] for c in _RANKING_COLUMNS)] for level in figures["levels"]]
     interval = figures["intervals"]["ranking"]
     told = ", ".join(f"{name} {_interval(found)}" for name, found in interval.items())
-    return "<h2>Ranking</h2>" + _table(("level", *_RANKING_COLUMNS), rows) + f"<p>Deepest level: {told}.</p>"
+    return "<h2>Ranking</h2>" + table(("level", *_RANKING_COLUMNS), rows) + f"<p>Deepest level: {told}.</p>"
 
 
 def _depth_table(figures: Plain) -> str:
@@ -73,18 +77,18 @@ def _depth_table(figures: Plain) -> str:
         return ""
     rows = [["ndcg@10", "", _interval(gain["ndcg@10"])]]
     rows += [[metric, task, _interval(found[metric])] for task, found in gain["tasks"].items() for metric in found]
-    return "<h2>Deepest level minus router, paired by user</h2>" + _table(("figure", "task", "difference"), rows)
+    return "<h2>Deepest level minus router, paired by user</h2>" + table(("figure", "task", "difference"), rows)
 
 
 def _plots(about: About, figures: Plain) -> Iterable[str]:
-    yield _html(_reliability(figures["reliability"]))
-    yield _html(_recall(figures["levels"]))
+    yield plot(_reliability(figures["reliability"]))
+    yield plot(_recall(figures["levels"]))
     slices = figures["slices"]
-    yield _html(_by_slice(slices["history_length"], about.tasks, "history length (tokens)"))
+    yield plot(_by_slice(slices["history_length"], about.tasks, "history length (tokens)"))
     for column, found in slices["scenario"].items():
-        yield _html(_by_slice(found, about.tasks, f"scenario: {html.escape(column)}"))
-    yield _html(_by_slice(slices["item_popularity"], about.tasks, "popularity of the candidate's item"))
-    yield _html(_hits_by_popularity(slices["item_popularity"]))
+        yield plot(_by_slice(found, about.tasks, f"scenario: {html.escape(column)}"))
+    yield plot(_by_slice(slices["item_popularity"], about.tasks, "popularity of the candidate's item"))
+    yield plot(_hits_by_popularity(slices["item_popularity"]))
 
 
 def _reliability(found: Plain) -> go.Figure:
@@ -97,7 +101,7 @@ def _reliability(found: Plain) -> go.Figure:
             x=bins["predicted"], y=bins["observed"], mode="lines+markers", name=html.escape(task), text=text
         )
     figure.add_scatter(x=[0, top], y=[0, top], mode="lines", line={"dash": "dot", "color": _GREY}, name="perfect")
-    return _layout(figure, "Reliability, deepest level", "predicted probability", "share of positives")
+    return layout(figure, "Reliability, deepest level", "predicted probability", "share of positives")
 
 
 def _recall(levels: Sequence[Plain]) -> go.Figure:
@@ -108,7 +112,7 @@ def _recall(levels: Sequence[Plain]) -> go.Figure:
             x=list(recall), y=list(recall.values()), mode="lines+markers", name=f"level {level['level']}"
         )
     figure.update_xaxes(type="category")
-    return _layout(figure, "Recall of the deepest level's top 10", "k", "recall@k")
+    return layout(figure, "Recall of the deepest level's top 10", "k", "recall@k")
 
 
 def _by_slice(found: Sequence[Plain], tasks: Sequence[str], title: str) -> go.Figure:
@@ -122,7 +126,7 @@ def _by_slice(found: Sequence[Plain], tasks: Sequence[str], title: str) -> go.Fi
         y = [_or_none(entry["ndcg@10"]) for entry in found]
         figure.add_scatter(x=names, y=y, mode="lines+markers", name="NDCG@10", line={"dash": "dash"})
     figure.update_xaxes(type="category")
-    return _layout(figure, f"By {title}, deepest level", title, "")
+    return layout(figure, f"By {title}, deepest level", title, "")
 
 
 def _hits_by_popularity(found: Sequence[Plain]) -> go.Figure:
@@ -132,10 +136,10 @@ def _hits_by_popularity(found: Sequence[Plain]) -> go.Figure:
         y = [_or_none(entry["hr@10_by_level"][level]) for entry in found]
         figure.add_bar(x=names, y=y, name=f"level {level}", text=[f"{e['relevant']:,} relevant" for e in found])
     title = "Relevant candidates in the top 10, by popularity of their item"
-    return _layout(figure, title, "popularity", "share in the top 10")
+    return layout(figure, title, "popularity", "share in the top 10")
 
 
-def _layout(figure: go.Figure, title: str, x: str, y: str) -> go.Figure:
+def layout(figure: go.Figure, title: str, x: str, y: str) -> go.Figure:
     """Transparent, with grey text and grid, so that the page's light or dark background shows through."""
     figure.update_layout(
         title=title,
@@ -151,7 +155,7 @@ def _layout(figure: go.Figure, title: str, x: str, y: str) -> go.Figure:
     return figure
 
 
-def _html(figure: go.Figure) -> str:
+def plot(figure: go.Figure) -> str:
     return str(figure.to_html(full_html=False, include_plotlyjs=False, config={"displaylogo": False}))
 
 
@@ -162,17 +166,17 @@ def _notes(figures: Plain) -> str:
     return "<h2>Notes</h2><ul>" + "".join(f"<li>{html.escape(note)}</li>" for note in notes) + "</ul>"
 
 
-def _table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+def table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
     cells = "".join(f"<th>{html.escape(name.replace('_', ' '))}</th>" for name in head)
-    body = "".join("<tr>" + "".join(f"<td>{html.escape(_number(v))}</td>" for v in row) + "</tr>" for row in rows)
+    body = "".join("<tr>" + "".join(f"<td>{html.escape(number(v))}</td>" for v in row) + "</tr>" for row in rows)
     return f"<div class='scroll'><table><tr>{cells}</tr>{body}</table></div>"
 
 
 def _interval(found: Plain) -> str:
-    return f"{_number(found['estimate'])} [{_number(found['low'])}, {_number(found['high'])}]"
+    return f"{number(found['estimate'])} [{number(found['low'])}, {number(found['high'])}]"
 
 
-def _number(value: object) -> str:
+def number(value: object) -> str:
     if isinstance(value, float):
         return f"{value:.4f}" if math.isfinite(value) else "–"
     return f"{value:,}" if isinstance(value, int) else str(value)

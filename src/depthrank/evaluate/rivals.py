@@ -73,9 +73,7 @@ class AdaptiveRun:
         scenario_R = [policy.scenarios.of(context) for context in replayed.context_R]
         self.inputs = [
             DecisionInputs(s, int(n), int(h), replayed.top, warm=warm, rates=rates)
-            for s, n, h in zip(
-                signals_of_all(replayed, scenario_R), replayed.count_R, replayed.history_R, strict=True
-            )
+            for s, n, h in zip(signals_of_all(replayed, scenario_R), replayed.count_R, replayed.history_R, strict=True)
         ]
         options = [policy.options(inputs) for inputs in self.inputs]
         self.cost_RJ = np.stack([o.cost_J for o in options])
@@ -136,9 +134,8 @@ def cascade_plans(replayed: Replayed) -> list[FixedPlan]:
     usual = max(1, int(np.median(replayed.count_R)))
     depth = replayed.num_levels - 1
     counts = geometric(replayed.top, usual, CASCADE_RATIO)
-    return [FixedPlan((0,) * depth, usual), *(FixedPlan((k,) * depth, usual) for k in counts if k < ALL)] + [
-        FixedPlan((ALL,) * depth, usual)
-    ]
+    widths = [0, *(k for k in counts if k < ALL), ALL]
+    return [FixedPlan((k,) * depth, usual) for k in widths]
 
 
 def hull_of(replayed: Replayed, plans: Sequence[FixedPlan], rates: CostRates, *, warm: bool = True) -> Hull:

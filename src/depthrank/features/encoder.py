@@ -8,7 +8,7 @@ alone.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,14 @@ from depthrank.features.counters import Counters
 from depthrank.features.encoder_files import load_encoder, save_encoder
 from depthrank.features.feature_plan import Learned, Planned, codec_of, learn, planned_features, stored_problems
 from depthrank.features.history import encode_history
+from depthrank.features.history_match import (
+    FLOATS_A_COMPARISON,
+    NEWEST,
+    NUM_FLOATS,
+    MatchPlan,
+    compare_floats,
+    match_floats,
+)
 from depthrank.features.kept_rows import KeptRows
 from depthrank.features.layout import (
     UNKNOWN,
@@ -37,7 +45,7 @@ from depthrank.features.layout import (
 )
 from depthrank.features.sources import SentValues, Source, StoredValues
 from depthrank.features.time_of import MAX_TIME_MS
-from depthrank.schema import Spec
+from depthrank.schema import HistoryMatch, Spec
 
 Int64 = NDArray[np.int64]
 Values = Sequence[object] | NDArray[Any]
@@ -57,7 +65,7 @@ class FitSample:
 
 @dataclass(frozen=True)
 class _Step:
-    """A part of a feature and its columns. ``codec`` is None for a counter."""
+    """A part of a feature and its columns. ``codec`` is None for a counter and a history match."""
 
     part: Planned
     codec: Codec | None
@@ -169,12 +177,13 @@ class FeatureEncoder:
         counters: Counters | None,
         items_catalogue: Catalogue,
         positions: NDArray[np.int32] | None = None,
+        history: EncodedHistory | None = None,
     ) -> Encoded:
         """The candidate side of N candidates of R requests.
 
         item_rows, request_of_candidate int64 [N]; user_ids, time_ms [R]; columns: N values each; positions int32 [N]
-        (negative: none), None when serving. Raises RequestError naming every value that cannot be used
-        (``$.candidates.price[3]``).
+        (negative: none), None when serving; history [R], None only where ``reads_history`` is
+        False. Raises RequestError naming every value that cannot be used (``$.candidates.price[3]``).
         """
         time_ms = np.clip(time_ms, -MAX_TIME_MS, MAX_TIME_MS)
         out = self._candidate.empty(len(item_rows))
@@ -184,7 +193,13 @@ class FeatureEncoder:
             query = counters.query(user_ids, time_ms, item_rows, request_of_candidate)
         for step in self._candidate.steps:
             part, ids, floats = step.part, out.ids[:, step.ids], out.floats[:, step.floats]
-            if step.codec is None:
+            if part.origin == "match":
+                assert history is not None, "history_match features need the requests' histories"
+                self._write_match(part, floats, items_catalogue, history, item_rows, request_of_candidate)
+                for i, source in enumerate(_compared(part, columns, len(item_rows), problems)):
+                    place = NUM_FLOATS + i * FLOATS_A_COMPARISON
+                    _write_comparison(source, floats, place, request_of_candidate)
+            elif step.codec is None:
                 assert query is not None, "counter features need counters"
                 floats[:] = query.floats(part.name)
             elif isinstance(step.codec, PositionCodec):
@@ -200,6 +215,26 @@ class FeatureEncoder:
                 _write(step.codec, source, ids, floats, time_ms, request_of_candidate)
         _raise(problems)
         return out
+
+    @property
+    def reads_history(self) -> bool:
+        """Whether ``encode_candidates`` needs histories."""
+        return any(part.origin == "match" for part in self.parts)
+
+    def _write_match(
+        self,
+        part: Planned,
+        floats: NDArray[np.float32],
+        items: Catalogue,
+        history: EncodedHistory,
+        item_rows: Int64,
+        request_of_candidate: Int64,
+    ) -> None:
+        assert isinstance(part.feature, HistoryMatch)
+        names = self.spec.history_actions
+        bits = sum(1 << names.index(action) for action in part.feature.actions or names)
+        plan = MatchPlan(part.column, bits)
+        floats[:, :NUM_FLOATS] = match_floats(plan, items, history, item_rows, request_of_candidate)
 
     def encode_history(
         self, batch: HistoryBatch, codes: HistoryCodes, as_of_ms: Int64, max_length: int | None = None
@@ -222,18 +257,24 @@ class FeatureEncoder:
         floats: list[FloatSlot] = []
         steps = []
         for part in parts:
-            codec = None if part.origin == "counter" else codec_of(part, self.learned.get(part.name))
+            codec = None if part.origin in ("counter", "match") else codec_of(part, self.learned.get(part.name))
             first_id, first_float = ids[-1].stop if ids else 0, floats[-1].stop if floats else 0
             for table in codec.tables if codec else ():
                 start = ids[-1].stop if ids else 0
                 stop = start + table.columns
                 ids.append(IdSlot(part.name, part.name + table.suffix, table.num_rows, start, stop))
-            width = codec.num_floats if codec else self._counters[part.name].windows.num_floats
+            width = codec.num_floats if codec else self._num_floats(part)
             if width:
                 floats.append(FloatSlot(part.name, first_float, first_float + width))
             stop_id = ids[-1].stop if ids else 0
             steps.append(_Step(part, codec, slice(first_id, stop_id), slice(first_float, first_float + width)))
         return _Side(SideLayout(tuple(ids), tuple(floats)), tuple(steps))
+
+    def _num_floats(self, part: Planned) -> int:
+        """Floats of a part without a codec."""
+        if isinstance(part.feature, HistoryMatch):
+            return NUM_FLOATS + FLOATS_A_COMPARISON * len(part.feature.compare)
+        return self._counters[part.name].windows.num_floats
 
     def _encode_stored(self, side: _Side, catalogue: Catalogue, rows: Int64) -> Encoded:
         out = side.empty(len(rows))
@@ -245,7 +286,7 @@ class FeatureEncoder:
 
 
 def _plan_problems(part: Planned, items: Catalogue, users: Catalogue | None) -> list[FieldProblem]:
-    if part.origin == "item":
+    if part.origin in ("item", "match"):
         return list(stored_problems(part, items))
     return list(stored_problems(part, users)) if part.origin == "user_row" else []
 
@@ -294,6 +335,27 @@ def _sent(
         problems.append(FieldProblem(path, sized, f"a list of {n} values"))
         return None
     return SentValues(values, path, indexed, problems)
+
+
+def _compared(
+    part: Planned, columns: Mapping[str, Values | None], n: int, problems: list[FieldProblem]
+) -> list[Source | None]:
+    """The candidate columns that a history match compares; None for one that was not sent."""
+    assert isinstance(part.feature, HistoryMatch)
+    named = [replace(part, column=name) for name in part.feature.compare]
+    return [_sent(columns, one, "$.candidates", n, True, problems) for one in named]
+
+
+def _write_comparison(
+    source: Source | None, floats: NDArray[np.float32], place: int, request_of_candidate: Int64
+) -> None:
+    """Two columns from ``place`` on; (0, missing) where nothing was sent."""
+    if source is None:
+        floats[:, place : place + FLOATS_A_COMPARISON] = (0.0, 1.0)
+        return
+    values, missing = source.numbers()
+    compared = compare_floats(floats[:, NEWEST], values, missing, request_of_candidate)
+    floats[:, place : place + FLOATS_A_COMPARISON] = compared
 
 
 def _write(

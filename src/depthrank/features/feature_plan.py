@@ -27,6 +27,7 @@ from depthrank.schema import (
     Categorical,
     Counter,
     Feature,
+    HistoryMatch,
     MultiHot,
     Numeric,
     Position,
@@ -37,11 +38,21 @@ from depthrank.schema import (
 )
 
 Side = Literal["request", "item", "candidate"]
-Origin = Literal["user_row", "user", "item", "context", "candidate", "time", "counter", "position"]
+Origin = Literal["user_row", "user", "item", "context", "candidate", "time", "counter", "match", "position"]
 Learned = Vocabulary | NumericScale
 
 # Values of user rows come first, so that they are one block of columns that can be kept encoded.
-_ORDER: tuple[Origin, ...] = ("user_row", "user", "item", "context", "time", "candidate", "counter", "position")
+_ORDER: tuple[Origin, ...] = (
+    "user_row",
+    "user",
+    "item",
+    "context",
+    "time",
+    "candidate",
+    "counter",
+    "match",
+    "position",
+)
 
 
 @dataclass(frozen=True)
@@ -69,6 +80,10 @@ def _parts(name: str, feature: Feature, items: Catalogue | None, users: Catalogu
         return
     if isinstance(feature, Position):
         yield Planned(name, feature, "candidate", "position", None)
+        return
+    if isinstance(feature, HistoryMatch):
+        _, _, column = _place(feature.of if "." in feature.of else "item.id", items, users)
+        yield Planned(name, feature, "candidate", "match", column)
         return
     side, origin, column = _place(feature.source, items, users)
     if not isinstance(feature, TimeParts):
@@ -122,7 +137,7 @@ def codec_of(part: Planned, learned: Learned | None) -> Codec:
         return VectorCodec(feature.size)
     if isinstance(feature, Position):
         return PositionCodec(feature.max_position)
-    assert isinstance(feature, TimeParts), "counters have no codec"
+    assert isinstance(feature, TimeParts), "counters and history matches have no codec"
     unit = "ms" if part.origin == "time" else feature.unit  # a request's own time is always in ms
     if part.is_age:
         return AgeCodec(unit)
@@ -132,7 +147,7 @@ def codec_of(part: Planned, learned: Learned | None) -> Codec:
 
 def stored_problems(part: Planned, catalogue: Catalogue | None) -> Iterator[FieldProblem]:
     """Why a feature cannot read its catalogue column."""
-    source = f"$.features.{part.name}.source"
+    source = f"$.features.{part.name}.{'of' if part.origin == 'match' else 'source'}"
     if part.column is None or catalogue is None:
         if catalogue is None:
             yield FieldProblem(source, repr(part.column), "a dataset with a users file (there is none)")
@@ -151,6 +166,8 @@ def stored_problems(part: Planned, catalogue: Catalogue | None) -> Iterator[Fiel
 
 def _unfit(feature: Feature, column: Column) -> str:
     """What the feature expects, where the column is not it."""
+    if isinstance(feature, HistoryMatch) and not isinstance(column, (NumberColumn, TextColumn)):
+        return "one text or number a row"
     if isinstance(feature, Categorical) and not isinstance(column, (NumberColumn, TextColumn)):
         return "one text or number a row (for lists: kind: multi_hot)"
     if isinstance(feature, MultiHot) and isinstance(column, VectorColumn):

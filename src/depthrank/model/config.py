@@ -75,6 +75,7 @@ class ModelConfig:
     history_length: int = 100
     width: int = 64
     table_width: int = 32
+    float_bins: int = 12
     heads: int = 4
     ffn_multiple: int = 2
     request_tokens: int = 4

@@ -60,7 +60,7 @@ class ElasticRanker(nn.Module):
         self.register_buffer("calibration_scale_LK", torch.ones(config.num_levels, len(config.tasks)))
         self.register_buffer("calibration_offset_LK", torch.zeros(config.num_levels, len(config.tasks)))
         self.register_buffer("prior_K", torch.tensor(config.prior_logit, dtype=torch.float32), persistent=False)
-        sizes = {"table_width": config.table_width, "width": width, "hidden": 2 * width}
+        sizes = {"table_width": config.table_width, "width": width, "hidden": 2 * width, "bins": config.float_bins}
         self.item_features = FeatureTokens(config.item, num_tokens=config.item_tokens, **sizes)
         self.request_features = FeatureTokens(config.request, num_tokens=config.request_tokens, **sizes)
         self.candidate_features = FeatureTokens(config.candidate, num_tokens=config.candidate_tokens, **sizes)
@@ -73,6 +73,12 @@ class ElasticRanker(nn.Module):
         self.router: Router | ForeignLevel = _level_zero(config)
         self.candidate_start = nn.Linear((config.item_tokens + config.candidate_tokens) * width, width, bias=False)
         self.experts = nn.ModuleList(_deeper_level(config, level) for level in range(1, config.num_levels))
+
+    def fit_floats_(self, request_RF: Tensor, item_UF: Tensor, candidate_NF: Tensor) -> None:
+        """Set the statistics of float columns from training rows of each side; once, before training."""
+        self.request_features.floats.fit_(request_RF)
+        self.item_features.floats.fit_(item_UF)
+        self.candidate_features.floats.fit_(candidate_NF)
 
     def probabilities(self, level: int, logits_NK: Tensor) -> Tensor:
         """Calibrated probabilities [N, K] of a level's logits (a scale and an offset per level and task)."""

@@ -10,16 +10,22 @@ from torch import Tensor, nn
 
 from depthrank.model.blocks import SwiGLU, norm
 from depthrank.model.config import SideConfig
+from depthrank.model.float_inputs import FloatInputs
 from depthrank.tables import FusedTable
+
+MAX_BINNED = 64  # a side with more float columns holds vectors: there bins cost more than they tell
 
 
 class FeatureTokens(nn.Module):
     """Tokens [n, T, D] of a side; a side without columns is one learned token, the same for all rows."""
 
-    def __init__(self, side: SideConfig, *, table_width: int, width: int, num_tokens: int, hidden: int) -> None:
+    def __init__(
+        self, side: SideConfig, *, table_width: int, width: int, num_tokens: int, hidden: int, bins: int = 0
+    ) -> None:
         super().__init__()
         self.width, self.num_tokens = width, num_tokens
-        self.num_inputs = len(side.slots) * table_width + side.num_floats
+        self.floats = FloatInputs(side.num_floats, bins if side.num_floats <= MAX_BINNED else 0)
+        self.num_inputs = len(side.slots) * table_width + self.floats.num_inputs
         self.table = FusedTable(side.slots, table_width) if side.slots else None
         # The constant input stands in for a bias in the first map only, so that a side may be empty.
         self.constant = nn.Parameter(torch.randn(width) * width**-0.5)
@@ -32,7 +38,7 @@ class FeatureTokens(nn.Module):
         n = ids_nI.shape[0]
         tokens_nTD = self.constant.expand(n, self.num_tokens, self.width)
         if self.linear is not None and self.mlp is not None:
-            inputs = [floats_nF.to(self.constant.dtype)]
+            inputs = [self.floats(floats_nF.to(self.constant.dtype))]
             if self.table is not None:
                 inputs.insert(0, self.table(ids_nI).flatten(1))
             x_nX = torch.cat(inputs, dim=1)

@@ -26,6 +26,7 @@ from depthrank.schema.request import Mode
 
 DEADLINE_MARGIN = 1.2  # predicted times are right within 20 % at p90
 STEPS_BETWEEN_RUNGS = 33
+NOTHING_FITS = "nothing deeper than the router fits"
 
 Floats = NDArray[np.float64]
 
@@ -185,7 +186,7 @@ def _filled(inputs: DecisionInputs, options: Options, decision: Decision, full_g
     caps_SL[(caps_SL > 0) & (caps_SL < least)] = least
     rates = cast(CostRates, inputs.rates)
     cost_S = rates.plans_ms(caps_SL, inputs.history_length, warm=inputs.warm)
-    ok_S = np.ones(len(cost_S), dtype=np.bool_)
+    ok_S = (caps_SL > low_L).any(axis=1)
     if inputs.budget is not None:
         ok_S &= cost_S <= inputs.budget * options.full_ms * (1 + 1e-12)
     if inputs.time_left_ms is not None:
@@ -196,7 +197,8 @@ def _filled(inputs: DecisionInputs, options: Options, decision: Decision, full_g
     best = int(fits[-1])
     share = float(options.share_J[a] + t_S[best, 0] * (options.share_J[b] - options.share_J[a]))
     caps = tuple(int(w) for w in caps_SL[best])
-    words = (*decision.reasons[:-1], _plan_in_words(caps, share, float(cost_S[best]) / max(options.full_ms, 1e-12)))
+    told = (words for words in decision.reasons[:-1] if words != NOTHING_FITS)
+    words = (*told, _plan_in_words(caps, share, float(cost_S[best]) / max(options.full_ms, 1e-12)))
     return replace(
         decision,
         caps=caps,
@@ -269,5 +271,5 @@ def _reasons(
             f"deadline: {inputs.time_left_ms:.3g} ms left, rung {wanted} needs {options.deeper_J[wanted]:.3g} ms"
         )
     if rung == 0 and limited_by and limited_by != ("price",):
-        told.append("nothing deeper than the router fits")
+        told.append(NOTHING_FITS)
     return tuple(told)

@@ -3,9 +3,8 @@
 A level's time is close to ``a + b * candidates + c * history``: a fixed part, a product per candidate, attention to the
 user's history. The user side has a model of its own, and so has every level with a cold user state (where it must
 compute encoder layers first) and with a warm one. Coefficients follow the machine by recursive least squares with
-forgetting (Ljung, System Identification, 1999, ch. 11). Errors are weighted relative to the predicted time, since a
-bound of 20 % is relative too, and one observation moves the fit by a bounded amount only: a thread that was preempted
-says nothing about the level.
+forgetting (Ljung, System Identification, 1999, ch. 11). Errors are relative, since a bound of 20 % is relative too, and
+an observation that took much too long counts for less: a thread that was preempted says nothing about the level.
 
 Pure: no clock is read here; who measures, observes.
 """
@@ -27,7 +26,7 @@ USER = -1
 """The "level" of the user side."""
 
 FORGETTING = 0.995
-OUTLIER = 0.5  # a relative error beyond this counts as this
+OUTLIER = 0.5  # a time that is longer by more than this is trusted the less
 ERRORS_KEPT = 512
 FREE_OBSERVATIONS = 8  # until then an outlier is not told from a wrong belief
 MOST_VARIANCE = 100.0  # times that of the beginning: where nothing varies, forgetting must not wind up
@@ -112,25 +111,28 @@ class _Part:
         return max(SMALLEST_MS, float(self.weight_3 @ (SCALE * (1.0, candidates, history))))
 
     def observe(self, candidates: float, history: float, ms: float) -> None:
-        """One measurement, weighted by the predicted time."""
+        """One measurement, weighted by its time: by the predicted one where that is smaller."""
         if not self.observed:
             self._begin(candidates, history, ms)
         expected = self.predict(candidates, history)
         if self.observed:
             self.errors = [*self.errors[-ERRORS_KEPT + 1 :], abs(expected - ms) / max(ms, SMALLEST_MS)]
-        x_3 = SCALE * (1.0, candidates, history) / expected
+        scale = max(min(expected, ms), SMALLEST_MS)
+        x_3, error = SCALE * (1.0, candidates, history) / scale, (ms - expected) / scale
+        trust = 1.0 if self.observed <= FREE_OBSERVATIONS else min(1.0, OUTLIER / max(error, 1e-12))
         gain_3 = self.covariance_33 @ x_3
-        gain_3 = gain_3 / (FORGETTING + float(x_3 @ gain_3))
-        most = OUTLIER if self.observed > FREE_OBSERVATIONS else math.inf
-        self.weight_3 = self.weight_3 + gain_3 * float(np.clip(ms / expected - 1.0, -most, most))
+        gain_3 = gain_3 / (FORGETTING / trust + float(x_3 @ gain_3))
+        self.weight_3 = self.weight_3 + gain_3 * error
         covariance = (self.covariance_33 - np.outer(gain_3, x_3 @ self.covariance_33)) / FORGETTING
         covariance = 0.5 * (covariance + covariance.T)
         self.covariance_33 = covariance * min(1.0, self.most_variance / max(float(np.trace(covariance)), 1e-300))
         self.observed += 1
 
     def _begin(self, candidates: float, history: float, ms: float) -> None:
-        """The first measurement scales the belief; each regressor alone might explain all of it."""
-        self.weight_3 = self.weight_3 * (ms / self.predict(candidates, history))
+        """The first measurement scales the belief, as far as it tells anything (one of an empty history says nothing of
+        what an event takes); each regressor alone might explain all of it."""
+        told_3 = np.array([1.0, candidates, history]) > 0
+        self.weight_3 = np.where(told_3, self.weight_3 * (ms / self.predict(candidates, history)), self.weight_3)
         spread_3 = ms / np.maximum(SCALE * (1.0, candidates, history), 1.0)
         self.covariance_33 = np.diag(spread_3**2)
         self.most_variance = MOST_VARIANCE * float((spread_3**2).sum())

@@ -76,7 +76,8 @@ class Forest:
         f = fields_of(plain, ("base", "feature", "threshold", "leaf"), "forest")
         threshold, leaf = ([finite_numbers(row, "a tree") for row in _trees(f[name])] for name in ("threshold", "leaf"))
         feature = [
-            [whole_number(v, "a tree's feature", 0, num_features - 1) for v in _trees(row)] for row in _trees(f["feature"])
+            [whole_number(v, "a tree's feature", 0, num_features - 1) for v in _trees(row)]
+            for row in _trees(f["feature"])
         ]
         inner = len(feature[0]) if feature else 0
         if inner not in {2**d - 1 for d in range(MOST_DEPTH + 1)}:

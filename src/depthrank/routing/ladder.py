@@ -118,10 +118,11 @@ def plan_grid(usual: int, num_deeper: int, top: int, *, ratio: float = 1.5) -> l
     Deeper levels keep a geometric part of the level above. The router alone comes first, full depth last.
     """
     counts = geometric(max(top, 1), usual, ratio)
-    plans = {(0,) * num_deeper}
+    router, full = (0,) * num_deeper, (ALL,) * num_deeper
+    plans = {router}
     for depth in range(1, num_deeper + 1):
         plans |= {widths + (0,) * (num_deeper - depth) for widths in _nested(counts, depth)}
-    return [*sorted(plans), (ALL,) * num_deeper]
+    return [*sorted(plans - {full}), full]
 
 
 def geometric(first: int, last: int, ratio: float) -> list[int]:

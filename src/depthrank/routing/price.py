@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
 BISECTIONS = 60
+NO_GAIN = (1e-12, 1.0)
 
 
 def choices_at(price: float, gain_RJ: Floats, cost_RJ: Floats) -> NDArray[np.int64]:
@@ -35,6 +36,8 @@ def mean_cost_at(price: float, gain_RJ: Floats, cost_RJ: Floats) -> float:
 
 def price_range(gain_RJ: Floats, cost_RJ: Floats) -> tuple[float, float]:
     """Prices at which everything is at its deepest useful rung and at which everything is at the first."""
+    if not (gain_RJ > gain_RJ[:, :1]).any():
+        return NO_GAIN  # any price will do
     high = 1.0
     least = float(cost_RJ[:, 0].mean())
     while mean_cost_at(high, gain_RJ, cost_RJ) > least * (1 + 1e-9) and high < 1e300:

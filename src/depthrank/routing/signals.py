@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from depthrank.errors import ArtifactError
-from depthrank.routing.plain import fields_of, finite_number, finite_numbers
+from depthrank.routing.plain import LARGEST, fields_of, finite_number, finite_numbers
 
 RANKS = (1, 2, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024, 2048, 4096, 8192, 16384)
 """Ranks at which the fall of level 0's values is noted; between them it is linear in the logarithm of the rank."""
@@ -122,7 +122,7 @@ def signals_of(
         scenario,
     )
     discounted = float((value_n[:at_top] / np.log2(np.arange(at_top) + 2.0)).sum())
-    return Signals(general, tuple(fall.tolist()), min(max(discounted, 0.0), 1e300), int(value_n.size))
+    return Signals(general, tuple(fall.tolist()), min(max(discounted, 0.0), LARGEST), int(value_n.size))
 
 
 def _clock(time_ms: int) -> tuple[float, float]:

@@ -88,4 +88,17 @@ class Counter(Section, frozen=True, kw_only=True, tag_field="kind", tag="counter
     prior: Annotated[float, Meta(ge=0)] = 10.0
 
 
-Feature = Categorical | MultiHot | Text | Numeric | Vector | TimeParts | Position | Counter
+class HistoryMatch(Section, frozen=True, kw_only=True, tag_field="kind", tag="history_match"):
+    """Whether the candidate occurs in the request's history: how often, how many tokens ago, how long ago.
+
+    ``of`` is ``item`` or ``item.<column>`` (a repeated author or brand). ``actions``: of these history actions only.
+    ``compare``: candidate columns of numbers (a price, a place on the page), each as the difference to that of the
+    candidate touched last among the request's candidates.
+    """
+
+    of: Name = "item"
+    actions: tuple[Name, ...] = ()
+    compare: tuple[Name, ...] = ()
+
+
+Feature = Categorical | MultiHot | Text | Numeric | Vector | TimeParts | Position | Counter | HistoryMatch

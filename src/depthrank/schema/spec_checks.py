@@ -91,6 +91,8 @@ def _check_features(spec: Spec, sound: Sound) -> Iterator[FieldProblem]:
         path = f"$.features.{name}"
         if isinstance(feature, kinds.Counter):
             yield from _check_counter(spec, path, feature, sound)
+        elif isinstance(feature, kinds.HistoryMatch):
+            yield from _check_match(spec, path, feature, sound)
         elif not isinstance(feature, kinds.Position):
             yield from _check_source(spec, path, feature, sound)
 
@@ -145,6 +147,21 @@ def _check_counter(spec: Spec, path: str, feature: kinds.Counter, sound: Sound) 
         return
     for side, _, column in parts:
         yield from _check_column(spec, f"{path}.of", side, column or "id", sound)
+
+
+def _check_match(spec: Spec, path: str, feature: kinds.HistoryMatch, sound: Sound) -> Iterator[FieldProblem]:
+    side, dot, column = feature.of.partition(".")
+    if side != "item" or (dot and not column):
+        yield FieldProblem(f"{path}.of", describe(feature.of), "item or item.<column>")
+        return
+    yield from _check_column(spec, f"{path}.of", side, column or "id", sound)
+    if not spec.history.length:
+        yield FieldProblem(f"{path}.kind", "history_match without a history", "history.length of at least 1")
+    for i, action in enumerate(feature.actions):
+        if action not in spec.history_actions and sound("$.history") and sound("$.tasks"):
+            yield unknown_name(f"{path}.actions[{i}]", action, spec.history_actions, "an action of the history")
+    for i, name in enumerate(feature.compare):
+        yield from _check_column(spec, f"{path}.compare[{i}]", "candidate", name, sound)
 
 
 def _check_actions(spec: Spec, sound: Sound) -> Iterator[FieldProblem]:

@@ -88,7 +88,7 @@ class Service:
         if request.deadline_ms is not None and waited_ms >= request.deadline_ms:
             self.metrics.late.inc()
             raise DeadlineError(f"the deadline passed while the request waited {waited_ms:.1f} ms for its turn")
-        answer = self.ranker.rank(request, arrived_s=arrived_s, request_id=request_id)
+        answer = self.ranker.rank(request, arrived_s=arrived_s, request_id=request_id, checked=True)
         self.metrics.rank_seconds.observe(perf_counter() - started)
         answer.timings_ms["wait"] = round(waited_ms, 3)
         self._count(answer)

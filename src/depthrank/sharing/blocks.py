@@ -12,8 +12,8 @@ from depthrank.sharing.cost import SECONDS_PER_LAUNCH, work_of
 from depthrank.sharing.ir import Node
 from depthrank.sharing.operators import VIEWS
 
-CACHE_BYTES = 4 << 20  # what the widest value of a block may take: a few of them live at once
-MOST_OVERHEAD = 0.1  # launches of a block, as a share of its work
+CACHE_BYTES = 12 << 20  # what the widest value of a block may take: a few of them live at once
+MOST_OVERHEAD = 0.05  # launches of a block, as a share of its work
 
 
 def rows_per_block(nodes: list[Node]) -> int:

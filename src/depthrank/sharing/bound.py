@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
@@ -12,7 +13,9 @@ from depthrank.errors import SharingError, did_you_mean
 from depthrank.sharing.calls import check_rows
 from depthrank.sharing.execution import Parts
 from depthrank.sharing.inputs import split_pairs
+from depthrank.sharing.ir import Region
 from depthrank.sharing.program import Program
+from depthrank.sharing.tables import map_table, table_path, write_tables
 from depthrank.sharing.verify import TOLERANCE, distance, tensors_of
 
 if TYPE_CHECKING:
@@ -21,9 +24,18 @@ if TYPE_CHECKING:
 ROWS_AT_ONCE = 16384
 
 
-def bind(shared: Shared, rebind: Callable[[frozenset[str]], Program], items: Mapping[str, Tensor]) -> BoundShared:
-    """The model over a catalogue of V rows; item-only values are computed in chunks of ``ROWS_AT_ONCE``."""
+def bind(
+    shared: Shared,
+    rebind: Callable[[frozenset[str]], Program],
+    items: Mapping[str, Tensor],
+    folder: Path | None = None,
+) -> BoundShared:
+    """The model over a catalogue of V rows; item-only values are computed in chunks of ``ROWS_AT_ONCE``.
+
+    With a ``folder`` they are written there piece by piece and mapped, and the folder is a saved model.
+    """
     from depthrank.sharing.shared import BoundShared
+    from depthrank.sharing.storage import save_program
 
     names = shared.candidate_names
     for name in items:
@@ -39,14 +51,28 @@ def bind(shared: Shared, rebind: Callable[[frozenset[str]], Program], items: Map
     program = rebind(frozenset(items))
     program.bound = tuple(n for n in names if n in items)
     parts = Parts(program)
-    chunks: list[tuple[Tensor, ...]] = []
+    frontier = parts.program.frontier(Region.ITEM)
+    chunks = _chunks(parts, items, rows)
+    sha256: list[str] = []
+    if folder is None:
+        tables = tuple(torch.cat(pieces) for pieces in zip(*chunks))
+    else:
+        sha256 = write_tables(folder, chunks, len(frontier))
+        tables = tuple(
+            map_table(table_path(folder, k), (rows, *n.dims), n.dtype, sha256[k], check=False)
+            for k, n in enumerate(frontier)
+        )
+    bound = BoundShared(program, shared.report, tables, rows, shared._original)
+    _check_equal(shared, bound, items, rows)
+    if folder is not None:
+        save_program(program, shared.report, folder, tables, rows, sha256)
+    return bound
+
+
+def _chunks(parts: Parts, items: Mapping[str, Tensor], rows: int) -> Iterator[tuple[Tensor, ...]]:
     with torch.no_grad():
         for start in range(0, rows, ROWS_AT_ONCE):
-            chunks.append(parts.tabulate({n: t[start : start + ROWS_AT_ONCE] for n, t in items.items()}))
-    tables = tuple(torch.cat(pieces) for pieces in zip(*chunks)) if len(chunks) > 1 else chunks[0]
-    bound = BoundShared(program, shared.report, tables, rows)
-    _check_equal(shared, bound, items, rows)
-    return bound
+            yield parts.tabulate({n: t[start : start + ROWS_AT_ONCE] for n, t in items.items()})
 
 
 def _check_equal(shared: Shared, bound: BoundShared, items: Mapping[str, Tensor], num_items: int) -> None:

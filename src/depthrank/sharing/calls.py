@@ -21,7 +21,7 @@ def check_rows(program: Program, given: Mapping[str, Tensor], names: Sequence[st
         tensor = given[name]
         if not isinstance(tensor, Tensor):
             raise SharingError(f"{side}[{name!r}] is a {type(tensor).__name__}; expected a tensor")
-        dims = _dims(program, name, packed)
+        dims = dims_of(program, name, packed)
         if tuple(tensor.shape[1:]) != dims or tensor.dim() == 0:
             expected = ["rows", *dims]
             raise SharingError(f"{side}[{name!r}] has shape {list(tensor.shape)}; expected {expected}")
@@ -33,7 +33,8 @@ def check_rows(program: Program, given: Mapping[str, Tensor], names: Sequence[st
     return next(iter(rows.values()), 0)
 
 
-def _dims(program: Program, name: str, request: bool) -> tuple[int, ...]:
+def dims_of(program: Program, name: str, request: bool) -> tuple[int, ...]:
+    """Sizes of an input after its rows, on the request side or the candidates'."""
     sides: Sides = program.sides
     if name in sides.packed:
         return (len(sides.packed[name]) if request else len(sides.candidate_columns(name)),)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
+import inspect
 import io
 import re
 import warnings
@@ -14,7 +16,7 @@ from torch import Tensor, fx, nn
 from torch.export import Dim
 from torch.utils import _pytree as pytree
 
-from depthrank.sharing.inputs import ModuleInputs
+from depthrank.sharing.inputs import ModuleInputs, know_dataclasses
 from depthrank.sharing.decompose import decompose
 from depthrank.sharing.normal_form.reader import has_rule
 from depthrank.sharing.refusal import Refused, source_line
@@ -67,12 +69,13 @@ def capture(module: nn.Module, inputs: ModuleInputs) -> Captured:
 
 def _capture_at(module: nn.Module, inputs: ModuleInputs, rows: int, fixed_because: str) -> Captured:
     args, kwargs = inputs.arguments({n: tile(t, rows) for n, t in inputs.example.items()})
+    know_dataclasses(_own_output(module, args, kwargs, rows))
     shapes = None
     if not fixed_because:
         batch = Dim("batch", min=1)
         flat, spec = pytree.tree_flatten((args, kwargs))
         marks = [{0: batch} if isinstance(v, Tensor) else None for v in flat]
-        shapes = _by_parameter(module, *pytree.tree_unflatten(marks, spec))
+        shapes = _by_parameter(module, *_as_lists(pytree.tree_unflatten(marks, spec)))
     meaning = FixedMeaning(module)
     quiet = io.StringIO()  # torch.export prints the graph of a failure
     try:
@@ -86,6 +89,16 @@ def _capture_at(module: nn.Module, inputs: ModuleInputs, rows: int, fixed_becaus
     return _read(program, inputs, module, rows if fixed_because else None, fixed_because, tuple(meaning.assertions))
 
 
+def _own_output(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], rows: int) -> Any:
+    """What the module itself returns; raises ``Refused`` if it cannot run at this number of rows."""
+    try:
+        with torch.no_grad():
+            return module(*args, **kwargs)
+    except Exception as error:  # a model may raise anything
+        text = f"the module itself raises {type(error).__name__} on the example repeated to {rows} rows: {error}"
+        raise Refused(text, "forward", _line_of(error)) from error
+
+
 def _rare_size(module: nn.Module, inputs: ModuleInputs) -> int:
     """A prime number of rows that divides no size of the module's tensors or inputs."""
     tensors = [*module.parameters(), *module.buffers()]
@@ -94,9 +107,19 @@ def _rare_size(module: nn.Module, inputs: ModuleInputs) -> int:
     return next(n for n in (127, 131, 137, 139, 149, 151, 157, 163, 167, 173, 1009) if all(s % n for s in sizes))
 
 
-def _by_parameter(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    import inspect
+def _as_lists(value: Any) -> Any:
+    """Dataclasses as lists of their fields: how torch.export wants the shapes of one."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        fields = [getattr(value, f.name) for f in dataclasses.fields(value)]
+        return [_as_lists(v) for v in fields if v is not None]
+    if isinstance(value, tuple) and hasattr(value, "_fields"):
+        return type(value)(*map(_as_lists, value))
+    if isinstance(value, (list, tuple)):
+        return type(value)(map(_as_lists, value))
+    return {k: _as_lists(v) for k, v in value.items()} if type(value) is dict else value
 
+
+def _by_parameter(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     parameters = list(inspect.signature(module.forward).parameters.values())
     shapes: dict[str, Any] = {}
     for place, mark in enumerate(args):
@@ -125,6 +148,7 @@ _KNOWN_FAILURES = (
     ),
     (r"Constraints violated", _TIED),
     (r"mutat|assigned during export", "the module changes its own state in forward"),
+    (r"quantized", "a quantized module cannot be captured; share the float module, and quantize what share returns"),
 )
 
 
@@ -147,7 +171,9 @@ def _line_of(error: BaseException) -> str:
     import traceback
 
     frames = traceback.extract_tb(error.__traceback__)
-    own = [f for f in frames if "/torch/" not in f.filename and "/depthrank/sharing/" not in f.filename]
+    standard = inspect.__file__.removesuffix("inspect.py")
+    own = [f for f in frames if not any(w in f.filename for w in ("/torch/", "/depthrank/sharing/"))]
+    own = [f for f in own if "site-packages" in f.filename or not f.filename.startswith(standard)]
     inner = (
         own[-1] if own and any("/depthrank/sharing/" in f.filename for f in frames[: frames.index(own[-1])]) else None
     )

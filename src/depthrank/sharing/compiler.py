@@ -72,17 +72,24 @@ def _output(sharer: Sharer, layout: Layout) -> Node:
     """One output with candidate rows, in the model's own order of dimensions."""
     value = sharer.value_of(layout.node)
     node = sharer.full(value)
-    if layout.batch_dim is None:
-        return node
+    if layout.batch_dim is None:  # no rows: the sizes that the model gives it
+        moved = sharer.permute(node, [a for g in layout.groups for a in g] + _unnamed(layout))
+        return sharer.reshape(moved, [layout.size(d) for d in range(layout.rank)])
     sharer.now = "an output of the model"
     node = sharer.spread(node) if node.region != Region.MIXED else node
     atoms = [a for g in layout.groups for a in g]
-    left_out = [a for a in range(len(node.dims)) if a not in atoms]
+    left_out = _unnamed(layout)
     order = tuple(0 if a == BATCH else a + 1 for a in [*atoms, *left_out])
     shape = tuple(-1 if BATCH in g else product([node.dims[a] for a in g]) for g in layout.groups)
     if order == tuple(range(len(order))) and shape[1:] == node.dims and shape[:1] == (-1,):
         return node
     return sharer.graph.add("logical", (node, order, shape), Region.MIXED, node.dims, node.dtype)
+
+
+def _unnamed(layout: Layout) -> list[int]:
+    """Axes of size one that no dimension of the model names."""
+    atoms = {a for g in layout.groups for a in g}
+    return [a for a in range(len(layout.node.dims)) if a not in atoms]
 
 
 __all__ = ["NormalForm", "Sequence", "build_program", "read_normal_form", "torch"]

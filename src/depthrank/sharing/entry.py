@@ -16,7 +16,7 @@ from depthrank.sharing.compiler import NormalForm, build_program, read_normal_fo
 from depthrank.sharing.inputs import ModuleInputs, Sides, read_example, split_pairs, split_sides
 from depthrank.sharing.normal_form.reader import FAULTS
 from depthrank.sharing.program import Program
-from depthrank.sharing.refusal import Faulty
+from depthrank.sharing.refusal import Faulty, Refused
 from depthrank.sharing.report import Report, make_report
 from depthrank.sharing.shared import Shared
 from depthrank.sharing.sharer import Options
@@ -30,6 +30,7 @@ from depthrank.sharing.verify import (
     draw_inputs,
     rows_lead,
     tensors_of,
+    tolerance,
 )
 
 
@@ -55,6 +56,7 @@ def share(
     rows of the batch. The module is not changed.
     """
     began = time.perf_counter()
+    module = _unwrapped(module)
     inputs = read_example(module, example)
     sides = split_sides(inputs, request_inputs)
     if not sides.candidate:
@@ -69,9 +71,26 @@ def share(
     try:
         shared = own.shared(options, check_inputs)
     except (Differs, Faulty) as fault:
+        own.refuse_fused_encoder(options, check_inputs)
         shared = own.with_hoisting_alone(options, check_inputs, fault)
     shared.report.seconds_to_compile = time.perf_counter() - began
     return shared
+
+
+def _unwrapped(module: nn.Module) -> nn.Module:
+    """The module inside torch.compile or a data-parallel wrapper; raises ``Refused`` for what torch.export cannot read."""
+    while True:
+        inner = getattr(module, "_orig_mod", None)
+        if inner is None and isinstance(module, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
+            inner = module.module
+        if not isinstance(inner, nn.Module):
+            break
+        module = inner
+    for path, part in module.named_modules():
+        if isinstance(part, torch.jit.ScriptModule):
+            where = f"module.{path}" if path else "the module"
+            raise Refused(f"{where} is TorchScript, which torch.export cannot capture; share the Python module", where)
+    return module
 
 
 @dataclass(frozen=True)
@@ -96,6 +115,26 @@ class _Job:
         shared = Shared(program, report, rebind, (self.inputs, self.module))
         _verify(shared, self.module, self.inputs, self.sides, self.form, check_inputs)
         return shared
+
+    def refuse_fused_encoder(self, options: Options, check_inputs: Sequence[Any]) -> None:
+        """Raises ``Refused`` if only torch's fused encoder, which leaves zeros at padded positions, differs."""
+        if not torch.backends.mha.get_fastpath_enabled() or not any(
+            isinstance(m, nn.TransformerEncoderLayer) for m in self.module.modules()
+        ):
+            return
+        torch.backends.mha.set_fastpath_enabled(False)
+        try:
+            self.shared(options, check_inputs)
+        except (Differs, Faulty):
+            return
+        finally:
+            torch.backends.mha.set_fastpath_enabled(True)
+        raise Refused(
+            "the model reads padded positions of nn.TransformerEncoder, where its fused kernel writes zeros, so its own "
+            "output differs with and without gradients; build it with enable_nested_tensor=False, or call "
+            "torch.backends.mha.set_fastpath_enabled(False) before sharing and before comparing",
+            "nn.TransformerEncoder",
+        )
 
     def with_hoisting_alone(self, options: Options, check_inputs: Sequence[Any], fault: SharingError) -> Shared:
         """The form without any rewrite but hoisting: what a faulty rewrite leaves is slower, never wrong."""
@@ -124,7 +163,7 @@ def _verify(
         return tensors_of(shared.score(shared.encode(draw.request), draw.candidate, index))
 
     with torch.no_grad():
-        equality = check_equal(run, module, inputs, sides, draws, rows_lead(form))
+        equality = check_equal(run, module, inputs, sides, draws, rows_lead(form), tolerance(form))
     report.checks.append(f"equal to the original within {equality.worst:.1e} in {equality.compared} draws")
     report.checks.append("rows of the original do not depend on each other")
     report.notes += [f"not checked on {skipped}" for skipped in equality.skipped]

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from depthrank.sharing.blocks import blocks_of, rows_per_block
 from depthrank.sharing.calls import group_slots
@@ -17,11 +18,10 @@ from depthrank.sharing.program import Program, emit_candidates, emit_part, row_a
 MOST_ROWS = 1 << 62  # never in blocks
 
 
-class Parts(nn.Module):
+class Parts:
     """The three parts of a program as modules with their constants folded in; candidate parts are made when needed."""
 
     def __init__(self, program: Program) -> None:
-        super().__init__()
         self.program = program = lower(program)
         self.constants = program.fold_constants()
         self.request: Callable[..., Any] = emit_part(program, Region.REQUEST, self.constants)
@@ -42,11 +42,19 @@ class Parts(nn.Module):
             self._candidates[single] = self._compile(emit_candidates(self.program, self.constants, single))
         return self._candidates[single]
 
-    def compiled(self, compile_module: Callable[[Any], Any]) -> Parts:
-        """The same parts, each passed through a compiler."""
-        other = Parts(self.program)
-        other._compile = compile_module
-        other.request = compile_module(other.request)
+    def passed_through(self, compiler: Callable[[Any], Any]) -> Parts:
+        """The same parts, each passed through a compiler: the request part now, candidate parts when needed."""
+        other = copy.copy(self)
+        other.request = compiler(self.request)
+        other._candidates = {}
+        other._compile = compiler
+        return other
+
+    def replaced(self, request: Callable[..., Any], candidates: Callable[..., Any]) -> Parts:
+        """The same parts with these in the place of the request part and the candidate part for one request."""
+        other = copy.copy(self)
+        other.request = request
+        other._candidates = {True: candidates}
         return other
 
     def encode(self, request: Mapping[str, Tensor]) -> tuple[Tensor, ...]:

@@ -6,6 +6,7 @@ An input is named by its forward parameter, by its dict key when the module take
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -44,8 +45,10 @@ class ModuleInputs:
 
 def read_example(module: nn.Module, example: Any) -> ModuleInputs:
     """Name every tensor of the example; raises ``SharingError`` for one that the module's forward cannot take."""
-    parameters = [p for p in inspect.signature(module.forward).parameters.values() if p.kind != p.VAR_KEYWORD]
-    args, kwargs = _as_call(parameters, example)
+    every = list(inspect.signature(module.forward).parameters.values())
+    parameters = [p for p in every if p.kind != p.VAR_KEYWORD]
+    args, kwargs = ((), dict(example)) if _all_keywords(every, example) else _as_call(parameters, example)
+    know_dataclasses((args, kwargs))
     flat, spec = pytree.tree_flatten((args, kwargs))
     paths, _ = pytree.tree_flatten_with_path((args, kwargs))
     alone = len(args) == 1 and not kwargs and isinstance(args[0], Mapping)
@@ -71,6 +74,24 @@ def read_example(module: nn.Module, example: Any) -> ModuleInputs:
     return ModuleInputs(tuple(names), tuple(flat), is_tensor, spec)
 
 
+def _all_keywords(parameters: Sequence[inspect.Parameter], example: Any) -> bool:
+    """Is the example a dict for a forward that takes nothing but ``**kwargs``?"""
+    return isinstance(example, Mapping) and bool(parameters) and all(p.kind == p.VAR_KEYWORD for p in parameters)
+
+
+def know_dataclasses(value: Any) -> None:
+    """Tell torch how to take apart the dataclasses inside a value, as torch.export asks its users to."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        if type(value) not in pytree.SUPPORTED_NODES:
+            torch.export.register_dataclass(type(value))
+        value = [getattr(value, f.name) for f in dataclasses.fields(value)]
+    if isinstance(value, Mapping):
+        value = list(value.values())
+    if isinstance(value, (list, tuple)):
+        for v in value:
+            know_dataclasses(v)
+
+
 def _as_call(parameters: Sequence[inspect.Parameter], example: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
     if isinstance(example, Tensor):
         return (example,), {}
@@ -94,7 +115,7 @@ def _as_call(parameters: Sequence[inspect.Parameter], example: Any) -> tuple[tup
 def _name(path: tuple[Any, ...], parameters: Sequence[inspect.Parameter], alone: bool) -> str:
     """Path of a leaf in (args, kwargs) -> its name."""
     in_kwargs = path[0].idx == 1
-    keys = [str(getattr(k, "key", getattr(k, "idx", k))) for k in path[1:]]
+    keys = [str(getattr(k, "key", getattr(k, "idx", getattr(k, "name", k)))) for k in path[1:]]
     if in_kwargs:
         return ".".join(keys)
     place = int(keys[0])

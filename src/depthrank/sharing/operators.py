@@ -311,6 +311,18 @@ def _take_rows(rows: Rows, node: Node, x: Any, index: Any) -> Any:
     return torch.gather(x, 1, wide).reshape(-1, *node.dims)
 
 
+def _shared_take_rows(rows: Rows, node: Node, x: Any, index: Any) -> Any:
+    """x [R, L, ...], index [N, ...]: for each candidate the entries of its own request that its index names."""
+    source, places = node.args
+    length, rest = source.dims[0], source.dims[1:]
+    flat = index.reshape(-1, product(places.dims))
+    flat = torch.where(flat < 0, flat + length, flat)
+    if not rows.single:
+        flat = flat + (rows.request_of_candidate * length).unsqueeze(1)
+    picked = torch.index_select(x.reshape(-1, *rest), 0, flat.flatten())
+    return picked.reshape(-1, *node.dims)
+
+
 def _row_gather(rows: Rows, node: Node, x: Any, axis: int, index: Any) -> Any:
     return torch.gather(x, axis, index)
 
@@ -348,6 +360,7 @@ IMPLEMENTATIONS: dict[str, Implementation] = {
     "cat": lambda rows, node, parts, axis: torch.cat(list(parts), axis),
     "take": lambda rows, node, x, axis, index: torch.index_select(x, axis, index),
     "take_rows": _take_rows,
+    "shared_take_rows": _shared_take_rows,
     "row_gather": _row_gather,
     "embedding": lambda rows, node, w, index, padding: F.embedding(index, w, padding_idx=padding),
     "look_up_together": _look_up_together,
@@ -397,11 +410,14 @@ def _flops(node: Node) -> Any:
 
 
 def _letters_product(node: Node) -> int:
-    left, right, _ = split_equation(node.args[0])
+    """Multiply-adds of a contraction; where nothing is summed it is scaling, and counts as no product."""
+    left, right, out = split_equation(node.args[0])
     sizes: dict[str, int] = {}
     for letters, operand in ((left, node.args[1]), (right, node.args[2])):
         for letter, size in zip(letters, operand.dims):
             sizes[letter] = max(size, sizes.get(letter, 1))
+    if all(size == 1 for letter, size in sizes.items() if letter not in out):
+        return 0
     return product(list(sizes.values()))
 
 

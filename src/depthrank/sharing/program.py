@@ -73,7 +73,7 @@ def row_arguments(program: Program, single: bool) -> list[str]:
     needed = []
     if not single:
         direct = any(n.op in ("lift", "spread") and n.args[0].region == Region.REQUEST for n in live)
-        if direct or any(n.op == "linear_with_request_term" for n in live):
+        if direct or any(n.op in ("linear_with_request_term", "shared_take_rows") for n in live):
             needed.append("request_of_candidate")
         if any(n.op in _GROUPED for n in live):
             needed += ["slots", "slot_of"]

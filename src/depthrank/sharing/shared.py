@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,13 +13,16 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from depthrank.errors import SharingError
-from depthrank.sharing.calls import check_item_rows, check_request_of_candidate, check_rows
+from depthrank.sharing.calls import check_item_rows, check_request_of_candidate, check_rows, dims_of
+from depthrank.sharing.compilation import Compilation, Sample, compile_parts, compile_parts_ahead, zero_sample
 from depthrank.sharing.execution import Parts, one_row
-from depthrank.sharing.inputs import join_pairs
+from depthrank.sharing.inputs import join_pairs, split_pairs
+from depthrank.sharing.ir import Region
 from depthrank.sharing.program import Program
 from depthrank.sharing.report import Report
 
 Inputs = Mapping[str, Tensor]
+NOT_COMPILED = Compilation("none", 0.0, "compile() was not called")
 
 
 @dataclass(frozen=True)
@@ -48,6 +52,7 @@ class Shared(nn.Module):
         self.program = program
         self.report = report
         self.parts = Parts(program)
+        self.compilation = NOT_COMPILED
         self._rebind = rebind
         self._original = original  # (ModuleInputs, module), or None for a loaded model
         self.eval()
@@ -96,16 +101,17 @@ class Shared(nn.Module):
         with torch.no_grad():
             return module(*args, **kwargs)
 
-    def bind(self, items: Inputs) -> BoundShared:
+    def bind(self, items: Inputs, path: str | Path | None = None) -> BoundShared:
         """Precompute what depends on these candidate inputs alone, for V catalogue rows.
 
-        Raises ``SharingError`` for a name that is no candidate input, or a model loaded without its source graph.
+        With a ``path`` the values are written to that folder and mapped from it, so that processes share them and they
+        need not fit in memory; ``load_shared(path)`` reads the bound model again. Raises ``SharingError`` for a name that is no candidate input, or a model loaded without its source graph.
         """
         from depthrank.sharing.bound import bind
 
         if self._rebind is None:
             raise SharingError("a loaded model cannot be bound again; bind before saving")
-        return bind(self, self._rebind, items)
+        return bind(self, self._rebind, items, None if path is None else Path(path))
 
     def explain(self, as_json: bool = False) -> str:
         """What is shared, split, bound, written out and declined, and why."""
@@ -118,9 +124,27 @@ class Shared(nn.Module):
         return Trainable(self.program)
 
     def compile(self, **options: Any) -> Shared:  # type: ignore[override]
-        """The same model with each part passed through ``torch.compile``; options are passed on."""
-        other = Shared(self.program, self.report, self._rebind, self._original)
-        other.parts = self.parts.compiled(lambda part: torch.compile(part, **options))
+        """The same model with each part passed through ``torch.compile`` (``options`` are its), for any number of
+        candidates; compiled and checked before it is returned, which takes seconds to minutes (``compilation``).
+
+        Warns and runs uncompiled where there is no C++ compiler.
+        """
+        return self._with(*compile_parts(self.parts, self._sample(), options))
+
+    def compile_ahead(self, cache: str | Path) -> Shared:
+        """The same model as an AOTInductor package, from the folder ``cache`` or made there.
+
+        Calls with several requests run uncompiled. Raises ``SharingError`` for a folder that others may write.
+        """
+        return self._with(*compile_parts_ahead(self.parts, self._sample(), Path(cache)))
+
+    def _sample(self) -> Sample:
+        request, candidate = _own_inputs(self.program, self._original)
+        return Sample(request, {n: candidate[n] for n in self.candidate_names}, None, ())
+
+    def _with(self, parts: Parts, compilation: Compilation) -> Shared:
+        other = copy.copy(self)
+        other.parts, other.compilation = parts, compilation
         return other
 
     def save(self, folder: str | Path) -> None:
@@ -150,7 +174,21 @@ def _score(
     num_requests = max(state.num_requests, 1)
     like = one_row(like)
     out = parts.score(state.values, tables, stand_in, like, num_requests, index, own_rows)
-    return pytree.tree_map(lambda t: t[:0] if isinstance(t, Tensor) and t.dim() else t, out)
+    leaves, spec = pytree.tree_flatten(out)
+    program = parts.program
+    own = [isinstance(v, int) and program.graph.outputs[v].region != Region.CONSTANT for v in program.output_values]
+    return pytree.tree_unflatten([t[:0] if has_rows else t for t, has_rows in zip(leaves, own)], spec)
+
+
+def _own_inputs(program: Program, original: Any) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Inputs to compile with: one request and the candidates of the example, or zeros for a loaded model."""
+    if original is None:
+        sides = program.sides
+        request = {n: (dims_of(program, n, True), program.dtypes[n]) for n in sides.request}
+        candidate = {n: (dims_of(program, n, False), program.dtypes[n]) for n in sides.candidate}
+        return zero_sample(request), zero_sample(candidate)
+    own, candidates = split_pairs(program.sides, original[0].example)
+    return {n: t[:1] for n, t in own.items()}, candidates
 
 
 class BoundShared(nn.Module):
@@ -159,11 +197,15 @@ class BoundShared(nn.Module):
     ``bound(request_inputs, item_rows, other_candidate_inputs, request_of_candidate=None)`` with item_rows int64 [N].
     """
 
-    def __init__(self, program: Program, report: Report, tables: tuple[Tensor, ...], num_items: int) -> None:
+    def __init__(
+        self, program: Program, report: Report, tables: tuple[Tensor, ...], num_items: int, original: Any = None
+    ) -> None:
         super().__init__()
         self.program = program
         self.report = report
         self.parts = Parts(program)
+        self.compilation = NOT_COMPILED
+        self._original = original  # (ModuleInputs, module), or None for a loaded model
         self.tables = tables
         self.num_items = num_items
         self.eval()
@@ -218,9 +260,21 @@ class BoundShared(nn.Module):
         return self.report.to_json() if as_json else str(self.report)
 
     def compile(self, **options: Any) -> BoundShared:  # type: ignore[override]
-        """The same model with each part passed through ``torch.compile``."""
-        other = BoundShared(self.program, self.report, self.tables, self.num_items)
-        other.parts = self.parts.compiled(lambda part: torch.compile(part, **options))
+        """The same model with each part passed through ``torch.compile``, as ``Shared.compile`` does."""
+        return self._with(*compile_parts(self.parts, self._sample(), options))
+
+    def compile_ahead(self, cache: str | Path) -> BoundShared:
+        """The same model as an AOTInductor package, as ``Shared.compile_ahead`` does; tables stay where they are."""
+        return self._with(*compile_parts_ahead(self.parts, self._sample(), Path(cache)))
+
+    def _sample(self) -> Sample:
+        request, candidate = _own_inputs(self.program, self._original)
+        rows = torch.arange(min(self.num_items, 8))
+        return Sample(request, {n: candidate[n] for n in self.other_names}, rows, self.tables)
+
+    def _with(self, parts: Parts, compilation: Compilation) -> BoundShared:
+        other = copy.copy(self)
+        other.parts, other.compilation = parts, compilation
         return other
 
     def save(self, folder: str | Path) -> None:

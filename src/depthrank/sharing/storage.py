@@ -1,4 +1,4 @@
-"""A shared model on disk: ``graph.json`` and ``tensors.safetensors``, nothing executable.
+"""A shared model on disk: ``graph.json``, ``tensors.safetensors`` and the tables of a catalogue; nothing executable.
 
 The graph is a list of operators from the allow-list of ``operators``; the loader checks every name, argument and size
 before anything runs, and raises ``ArtifactError`` for whatever does not fit.
@@ -25,9 +25,10 @@ from depthrank.sharing.operators import IMPLEMENTATIONS, aten_operator, shape_on
 from depthrank.sharing.program import Program
 from depthrank.sharing.report import Line, Remaining, Report, Written
 from depthrank.sharing.shared import BoundShared, Shared
+from depthrank.sharing.tables import map_table, table_path, write_tables
 
 FORMAT = "depthrank.shared"
-VERSION = 1
+VERSION = 2
 _CROSSING = (
     "lift",
     "spread",
@@ -35,6 +36,7 @@ _CROSSING = (
     "shared_attention",
     "linear_with_request_term",
     "linear_by_request",
+    "shared_take_rows",
 )
 MOST_NODES = 200_000
 MOST_BYTES = 256 << 20  # of graph.json
@@ -50,10 +52,19 @@ _LAYOUT_WORDS = {"contiguous_format": torch.contiguous_format, "preserve_format"
 
 
 def save_program(
-    program: Program, report: Report, folder: Path, tables: tuple[Tensor, ...] = (), num_items: int = 0
+    program: Program,
+    report: Report,
+    folder: Path,
+    tables: tuple[Tensor, ...] = (),
+    num_items: int = 0,
+    sha256: list[str] | None = None,
 ) -> None:
-    """Write a program with its constants folded; raises ``SharingError`` if the outputs are no plain containers."""
+    """Write a program with its constants folded, and its tables unless they lie there already (``sha256``).
+
+    Raises ``SharingError`` if the outputs are no plain containers.
+    """
     folder.mkdir(parents=True, exist_ok=True)
+    digests = write_tables(folder, [tables] if tables else [], len(tables)) if sha256 is None else sha256
     constants = program.fold_constants()
     live = [n for n in program.graph.live() if n.region != Region.CONSTANT or n.index in constants]
     number = {n.index: k for k, n in enumerate(live)}
@@ -70,12 +81,11 @@ def save_program(
         "outputs": [number[n.index] for n in program.graph.outputs],
         "structure": _structure(program),
         "num_items": num_items,
-        "num_tables": len(tables),
+        "tables": [{"sha256": digest} for digest in digests],
         "nodes": nodes,
         "report": asdict(report),
     }
     tensors = {f"c{number[k]}": t.contiguous().clone() for k, t in constants.items()}
-    tensors |= {f"t{k}": t.contiguous().clone() for k, t in enumerate(tables)}
     save_file(tensors, str(folder / "tensors.safetensors"))
     (folder / "graph.json").write_text(json.dumps(header))
 
@@ -139,18 +149,21 @@ def _encode(value: Any) -> Any:
 # ------------------------------------------------------------------------------------------------------------ loading
 
 
-def load_shared(folder: str | Path) -> Shared | BoundShared:
-    """Read a saved model; raises ``ArtifactError`` for a file that is missing, altered, truncated or hostile."""
+def load_shared(folder: str | Path, check_tables: bool = True) -> Shared | BoundShared:
+    """Read a saved model; raises ``ArtifactError`` for a file that is missing, altered, truncated or hostile.
+
+    Tables are mapped, not read. ``check_tables=False`` leaves their SHA-256 unchecked, which reads them once.
+    """
     path = Path(folder)
     header = _read_header(path / "graph.json")
     tensors = _read_tensors(path / "tensors.safetensors")
     try:
         program = _Loader(header, tensors).program()
         report = _report(header["report"])
-        tables = tuple(tensors[f"t{k}"] for k in range(_count(header, "num_tables")))
-        _check_tables(program, tables, _count(header, "num_items"))
+        num_items = _count(header, "num_items")
+        tables = _mapped_tables(path, program, num_items, header["tables"], check_tables)
         if program.bound:
-            return BoundShared(program, report, tables, _count(header, "num_items"))
+            return BoundShared(program, report, tables, num_items)
         report.pays = True  # a loaded model has no original to fall back to
         return Shared(program, report, None, None)
     except ArtifactError:
@@ -202,13 +215,17 @@ def _read_tensors(path: Path) -> dict[str, Tensor]:
         raise ArtifactError(f"{path} cannot be read: {error}") from error
 
 
-def _check_tables(program: Program, tables: tuple[Tensor, ...], num_items: int) -> None:
+def _mapped_tables(
+    folder: Path, program: Program, num_items: int, about: list[dict[str, Any]], check: bool
+) -> tuple[Tensor, ...]:
+    """One table for every item-side value, of the sizes that the graph gives it."""
     frontier = program.frontier(Region.ITEM)
-    if len(frontier) != len(tables):
-        raise ArtifactError(f"{len(tables)} catalogue tables for {len(frontier)} item-side values")
-    for node, table in zip(frontier, tables):
-        if tuple(table.shape) != (num_items, *node.dims) or table.dtype != node.dtype:
-            raise ArtifactError(f"a catalogue table has shape {list(table.shape)}; expected {[num_items, *node.dims]}")
+    if len(frontier) != len(about):
+        raise ArtifactError(f"{len(about)} catalogue tables for {len(frontier)} item-side values")
+    return tuple(
+        map_table(table_path(folder, k), (num_items, *node.dims), node.dtype, entry.get("sha256"), check)
+        for k, (node, entry) in enumerate(zip(frontier, about, strict=True))
+    )
 
 
 def _report(value: dict[str, Any]) -> Report:

@@ -46,7 +46,7 @@ def fit_by_replay(
     monotonic_s: Callable[[], float] = time.monotonic,
     on_request: Callable[[int, int], None] = lambda done, total: None,
 ) -> FittedPolicy:
-    """Replay at most ``most_requests`` validation requests, for at most ``most_seconds``, and fit the policy on them."""
+    """Replay at most ``most_requests`` validation requests in at most ``most_seconds``, and fit the policy on them."""
     if model.config.num_levels < 2:
         return _none("the model has one level only")
     loader, count = held_out.requests("validation", most_requests)
@@ -101,5 +101,3 @@ def report_of(policy: AdaptivePolicy) -> dict[str, Any]:
         "importance": {kind: dict(found) for kind, found in policy.value.importance.items()},
         **policy.fitted,
     }
-
-

@@ -52,7 +52,7 @@ _PARAMETERS: dict[str, Any] = {
 
 @dataclass(frozen=True, eq=False)
 class DepthData:
-    """What to learn from: signals and, for each rung, caps [R, J, D] and full-depth value of what it returned [R, J]."""
+    """What to learn from: signals and, by rung, caps [R, J, D] and full-depth value of what it returned [R, J]."""
 
     signals: Sequence[Signals]
     caps_RJD: Floats
@@ -228,4 +228,3 @@ def fit_scenarios(context_R: Sequence[Mapping[str, Any]], stake_R: Floats) -> Sc
         if kept:
             by_column[str(column)] = kept
     return ScenarioEffects(by_column)
-

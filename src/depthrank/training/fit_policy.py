@@ -230,7 +230,9 @@ def returned_by(
     return order.astype(np.int64), counts + [0] * (len(caps) - len(counts))
 
 
-def predicted_gains(policy: AdaptivePolicy, signals: Sequence[Signals], caps_RJD: Floats, count_R: Any, top: int) -> Floats:
+def predicted_gains(
+    policy: AdaptivePolicy, signals: Sequence[Signals], caps_RJD: Floats, count_R: Any, top: int
+) -> Floats:
     """What the policy expects each rung to gain, float64 [R, J]."""
     rows = [
         s.request_value * policy.value.stake_of(s) * policy.value.shares_of(s, caps_JD, int(n), top)

@@ -19,6 +19,7 @@ from depthrank.routing import USER, CostModel
 from depthrank.training.replay_requests import FullDepth, OneRequest
 
 REPEATS = 2
+PASSES = 4
 
 
 def flops_costs(config: ModelConfig) -> CostModel:
@@ -41,7 +42,7 @@ def measure_costs(
     monotonic_s: Callable[[], float] = time.monotonic,
 ) -> CostModel:
     """A cost model fitted to these requests, each at its own number of candidates and at narrower widths."""
-    costs = flops_costs(full.model.config)
+    costs = _Recorder(flops_costs(full.model.config))
     for one in (*requests[:1], *requests[:1]):
         full.values(one)  # the first passes allocate
     for one in requests:
@@ -49,10 +50,30 @@ def measure_costs(
             _observe(full, one, costs, clock_s)
         if deadline_s is not None and monotonic_s() >= deadline_s:
             break
-    return costs
+    return costs.fitted()
 
 
-def _observe(full: FullDepth, one: OneRequest, costs: CostModel, clock_s: Callable[[], float]) -> None:
+class _Recorder:
+    """Collects observations, then shows them to the model in several orders: online, forgetting makes the last ones
+    count; here all count alike."""
+
+    def __init__(self, costs: CostModel) -> None:
+        self._costs = costs
+        self._seen: list[tuple[int, int, int, float, bool]] = []
+
+    def observe(self, level: int, candidates: int, history: int, ms: float, warm: bool) -> None:
+        self._seen.append((level, candidates, history, ms, warm))
+
+    def fitted(self) -> CostModel:
+        rng = np.random.default_rng(0)
+        for _ in range(PASSES):
+            for i in rng.permutation(len(self._seen)).tolist():
+                level, candidates, history, ms, warm = self._seen[i]
+                self._costs.observe(level, candidates, history, ms, warm=warm)
+        return self._costs
+
+
+def _observe(full: FullDepth, one: OneRequest, costs: _Recorder, clock_s: Callable[[], float]) -> None:
     """One request: the user side cold and warm, level 0, and deeper levels at several widths, cold and warm."""
     model, n, history = full.model, one.num_candidates, one.history_length
     with _timed(costs, USER, n, history, clock_s, (False,)):
@@ -72,7 +93,7 @@ def _observe(full: FullDepth, one: OneRequest, costs: CostModel, clock_s: Callab
 def _levels(
     full: FullDepth,
     one: OneRequest,
-    costs: CostModel,
+    costs: _Recorder,
     clock_s: Callable[[], float],
     seen: RequestState,
     logits_NK: torch.Tensor,
@@ -94,7 +115,7 @@ def _levels(
 
 @contextmanager
 def _timed(
-    costs: CostModel, level: int, candidates: int, history: int, clock_s: Callable[[], float], warm: tuple[bool, ...]
+    costs: _Recorder, level: int, candidates: int, history: int, clock_s: Callable[[], float], warm: tuple[bool, ...]
 ) -> Iterator[None]:
     """Observe what happens inside, as cold, as warm, or as both where they are the same."""
     started = clock_s()

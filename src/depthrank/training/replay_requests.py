@@ -140,7 +140,7 @@ def replay(
     monotonic_s: Callable[[], float] = time.monotonic,
     on_request: Callable[[int], None] = lambda done: None,
 ) -> Replayed:
-    """Run requests at full depth until they or the time end. One whose values are no numbers is left out and counted."""
+    """Run requests at full depth until they or the time end; one whose values are no numbers is counted, not kept."""
     found: list[tuple[OneRequest, Floats]] = []
     left_out = 0
     for one in requests:

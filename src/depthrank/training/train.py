@@ -50,6 +50,9 @@ from depthrank.training.report import render_report
 from depthrank.training.step_losses import picks_from_catalogue
 
 
+STATISTICS_ROWS = 50_000  # training candidates that tell where the quantiles of float columns lie
+
+
 @dataclass(frozen=True)
 class TrainReport:
     """What a training run did: the artifact's manifest and the numbers of its report."""
@@ -145,6 +148,7 @@ class _Run:
         items = ItemColumns(self.encoder.encode_items(self.items))
         picks = picks_from_catalogue(model.config, items.num_rows)
         loaders = [self._loader(examples, "train", picks) for examples in self._training_examples()]
+        fit_floats_(model, items, loaders[0])
         validation = self._loader(self.files, "validation", picks, self.spec.training.validation_requests)
         steps = sum(loader.num_batches for loader in loaders)
         loop = TrainingLoop(model, items, self._task_losses(), self.spec.training, steps_per_epoch=steps)
@@ -276,6 +280,20 @@ def _foreign_facts(config: ForeignConfig) -> dict[str, Any]:
         "flops_per_request": config.flops_request,
         "flops_per_candidate": config.flops_candidate,
     }
+
+
+def fit_floats_(model: ElasticRanker, items: ItemColumns, loader: BatchLoader) -> None:
+    """Set the model's statistics of float columns from the first training batches."""
+    request, item, candidate = [], [], []
+    for batch in loader.epoch(0):
+        request.append(batch.request.floats)
+        item.append(items.floats_VF[torch.from_numpy(batch.item_row)].numpy())
+        candidate.append(batch.candidate.floats)
+        if sum(map(len, candidate)) >= STATISTICS_ROWS:
+            break
+    if request:
+        parts = (torch.from_numpy(np.concatenate(side)) for side in (request, item, candidate))
+        model.fit_floats_(*parts)
 
 
 def _interleave(sources: list[Iterable[Batch]]) -> Iterator[Batch]:

@@ -76,8 +76,20 @@ def contract(reader: Reader, a: Layout, b: Layout, left: str, right: str, out: s
                 result_axes.append(atom)
         result_groups.append(tuple(group))
     word = "".join(letters[k] for k in result_axes)
-    node = _einsum(reader, nodes, words, word, [dims[k] for k in result_axes])
+    if all(c in word for w in words for c in w):  # nothing is summed: an outer product, or scaling
+        node = _multiplied(reader, nodes, words, word, [dims[k] for k in result_axes])
+    else:
+        node = _einsum(reader, nodes, words, word, [dims[k] for k in result_axes])
     return Layout(node, tuple(result_groups))
+
+
+def _multiplied(reader: Reader, nodes: Sequence[Node], words: Sequence[str], out: str, dims: Sequence[int]) -> Node:
+    """A product in which every letter stays, as elements times elements."""
+    operands = []
+    for node, word in zip(nodes, words):
+        moved = permute(reader.graph, node, sorted(range(len(word)), key=lambda k: out.index(word[k])))
+        operands.append(reshape(reader.graph, moved, [n if c in word else 1 for c, n in zip(out, dims)]))
+    return reader.node("aten.mul.Tensor", operands, dims, reader.result_dtype())
 
 
 def _einsum(reader: Reader, nodes: Sequence[Node], words: Sequence[str], out: str, dims: Sequence[int]) -> Node:

@@ -35,7 +35,7 @@ _IGNORED = ("aten._assert_tensor_metadata.default", "aten._assert_scalar.default
 _IGNORED += ("aten.sym_size.int", "aten.sym_numel.default", "aten.sym_constrain_range_for_size.default")
 _IGNORED += ("aten._local_scalar_dense.default", "aten.item.default", "aten.sym_constrain_range.default")
 FAULT = "a fault of the compiler: report the model, and use the original meanwhile"
-FAULTS = (AssertionError, AttributeError, IndexError, KeyError, NotImplementedError, RuntimeError, TypeError, ValueError)
+FAULTS = (ArithmeticError, AssertionError, AttributeError, LookupError, NameError, RuntimeError, TypeError, ValueError)
 
 
 def rule(*names: str) -> Callable[[Rule], Rule]:

@@ -116,9 +116,9 @@ def _stacked_before_rows(reader: Reader, tensors: list[Layout], dim: int) -> Lay
     if any(x.groups[dim][-1:] != (BATCH,) for x in tensors):
         reader.forbid_batch(next(x for x in tensors if x.holds_batch(dim)), dim, "concatenation along")
     thick = [Layout(x.node, (*x.groups[:dim], x.groups[dim][:-1], (BATCH,), *x.groups[dim + 1 :])) for x in tensors]
-    joined = joined(reader, thick, dim)
-    merged = joined.groups[dim] + joined.groups[dim + 1]
-    return Layout(joined.node, (*joined.groups[:dim], merged, *joined.groups[dim + 2 :]))
+    whole = joined(reader, thick, dim)
+    merged = whole.groups[dim] + whole.groups[dim + 1]
+    return Layout(whole.node, (*whole.groups[:dim], merged, *whole.groups[dim + 2 :]))
 
 
 def _cat(reader: Reader, nodes: list[Node], axis: int, dtype: torch.dtype) -> Node:

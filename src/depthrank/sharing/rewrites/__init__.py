@@ -18,6 +18,7 @@ from depthrank.sharing.rewrites.normalise_over_concat import normalise_over_conc
 from depthrank.sharing.rewrites.push_elementwise_through_concat import push_elementwise_through_concat
 from depthrank.sharing.rewrites.reduce_over_concat import reduce_over_concat
 from depthrank.sharing.rewrites.share_attention_keys import share_attention_keys
+from depthrank.sharing.rewrites.share_picked_rows import share_picked_rows
 from depthrank.sharing.rewrites.share_products_with_request import share_products_with_request
 from depthrank.sharing.rewrites.split_linear_over_concat import split_linear_over_concat
 from depthrank.sharing.rewrites.split_linear_over_sum import split_linear_over_sum
@@ -42,6 +43,7 @@ PIPELINE: tuple[tuple[str, Callable[..., Any]], ...] = (
     ("share_attention_keys", share_attention_keys),
     ("split_products_over_concat", split_products_over_concat),
     ("share_products_with_request", share_products_with_request),
+    ("share_picked_rows", share_picked_rows),
     ("hoist_request_work", hoist_request_work),
 )
 
