@@ -2,16 +2,17 @@
 
     python benchmarks/bench_sharing.py [--models DeepFM,DIN] [--quick] [--minutes M] [--json F] [--again]
 
-With ``--json`` a run goes on where the last one stopped: what the file holds already is not measured again. One request with N candidates, fp32, the same matmul setting for all. Each (model, threads) runs in a process of its
-own, since dynamo caches code by class; inside it all variants are called in turn, round after round, and medians taken. One
-thread is timed by the CPU time that it used, so that other processes on the machine disturb little; two by the clock.
+With ``--json`` a run goes on where the last one stopped: what the file holds already is not measured again.
+
+One request with N candidates, fp32, the same matmul setting for all. Each (model, threads) has a process of its own,
+since dynamo caches code by class; inside it all variants are called in turn, round after round, and medians taken. One
+thread is timed by the CPU time that it used, so that other processes disturb little; two threads by the clock.
 
 Variants. ``eager`` is the model as given. ``folded`` has its batch norms folded into linears, ``graph`` is that,
 exported to one flat graph: neither shares, and all further rivals start from ``folded``, so that they too have it:
 ``compile``, ``vmap`` (candidates mapped, request held), ``compile_vmap``, ``ort`` (ONNX Runtime). Ours: ``ours_plain``
-shares ``eager``; ``ours``, ``ours_compiled``, ``bound`` (item-only values from a catalogue) and ``bound_compiled`` share
-``folded``. Pair-by-pair rivals get their
-replicated inputs for nothing: the copy is not timed.
+shares ``eager``; ``ours``, ``ours_compiled``, ``bound`` (item-only values from a catalogue) and ``bound_compiled``
+share ``folded``. Pair-by-pair rivals get their replicated inputs for nothing: the copy is not timed.
 
 The floor is the time of the work that is left in ``ours``: its matrix-product FLOPs at the rate measured for a square
 product of N rows, plus the bytes that its kernels read and write at the bandwidth measured for a copy. The cap is the
@@ -284,7 +285,7 @@ def measure_model(name: str, args: argparse.Namespace, save: Callable[[dict[str,
     wanted = tuple(v for v in (*RIVALS, *OURS) if not (args.no_compile and "compile" in v))
     field = Contestants(model, args.threads, wanted)
     result: dict[str, Any] = {
-        "model": name, "threads": args.threads, "torch": {k: v for k, v in torch_facts().items() if k != "config"}, "encoder": model.user_side_is_encoder,
+        "model": name, "threads": args.threads, "torch": short_facts(), "encoder": model.user_side_is_encoder,
         "load": [round(x, 2) for x in os.getloadavg()],
         "failures": field.failures, "build_seconds": field.build_seconds, "first_call_seconds": {}, "sizes": {},
     }  # fmt: skip
@@ -300,6 +301,10 @@ def measure_model(name: str, args: argparse.Namespace, save: Callable[[dict[str,
         result["sizes"][str(num_candidates)] = row
         save(result)
     return result
+
+
+def short_facts() -> dict[str, Any]:
+    return {name: value for name, value in torch_facts().items() if name != "config"}
 
 
 def ready_calls(field: Contestants, inputs: zoo.Inputs, truth: Any, result: dict[str, Any]) -> dict[str, Call]:

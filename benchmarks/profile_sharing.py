@@ -61,9 +61,8 @@ def profile(part: fx.GraphModule, arguments: list[Any], rounds: int, top: int) -
         timed.run(*arguments)
     rows = [(statistics.median(s[1:]), name) for name, s in timed.seconds.items()]
     total = sum(s for s, _ in rows)
-    print(
-        f"{len(rows)} nodes, {1e3 * total:.2f} ms one by one; called whole {1e3 * median_seconds(lambda: part(*arguments)):.2f} ms"
-    )
+    whole = median_seconds(lambda: part(*arguments))
+    print(f"{len(rows)} nodes, {1e3 * total:.2f} ms one by one; called whole {1e3 * whole:.2f} ms")
     by_kind: dict[str, list[float]] = defaultdict(list)
     nodes = {n.name: n for n in part.graph.nodes}
     for seconds, name in rows:

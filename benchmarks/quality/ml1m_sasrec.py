@@ -2,11 +2,12 @@
 
     python benchmarks/quality/ml1m_sasrec.py [--cpu-seconds 1200] [--width 64] [--seed 0] [--json F]
 
-Kang and McAuley, ICDM 2018: learned positions, causal self-attention in two pre-norm blocks, ReLU feed-forward, dropout,
-item embeddings tied between input and output. The loss is cross-entropy over the catalogue instead of one sampled
-negative, which is what makes SASRec strong (Klenitskiy and Vasilev, RecSys 2023). Sequences longer than the window are cut
-into windows with a new phase every epoch, so that every event trains. The learning rate anneals to the budget; the epoch
-with the best validation NDCG@10 counts. Protocol: last event test, last but one validation, all items but those seen.
+Kang and McAuley, ICDM 2018: learned positions, causal self-attention in two pre-norm blocks, ReLU feed-forward,
+dropout, item embeddings tied between input and output. The loss is cross-entropy over the catalogue instead of one
+sampled negative, which is what makes SASRec strong (Klenitskiy and Vasilev, RecSys 2023). Sequences longer than the
+window are cut into windows with a new phase every epoch, so that every event trains. The learning rate anneals to the
+budget; the epoch with the best validation NDCG@10 counts. Protocol: last event test, last but one validation, all items
+but those seen.
 """
 
 from __future__ import annotations
@@ -147,7 +148,10 @@ def ranks(model: SASRec, seqs: list[np.ndarray], held_out: int) -> np.ndarray:
 
 def figures(rank: np.ndarray) -> dict[str, float]:
     """NDCG@10 and R@10 (one relevant item)."""
-    return {"ndcg@10": float(np.where(rank <= 10, 1 / np.log2(1 + rank), 0.0).mean()), "r@10": float((rank <= 10).mean())}
+    return {
+        "ndcg@10": float(np.where(rank <= 10, 1 / np.log2(1 + rank), 0.0).mean()),
+        "r@10": float((rank <= 10).mean()),
+    }
 
 
 def train(seqs: list[np.ndarray], s: Settings) -> tuple[SASRec, dict[str, object]]:
@@ -155,7 +159,9 @@ def train(seqs: list[np.ndarray], s: Settings) -> tuple[SASRec, dict[str, object
     started, rng = time.process_time(), np.random.default_rng(s.seed)
     torch.manual_seed(s.seed)
     model = SASRec(s, 1 + max(int(q.max()) for q in seqs))
-    optimizer = torch.optim.AdamW(model.parameters(), lr=s.learning_rate, betas=(0.9, 0.98), weight_decay=0.0, fused=True)
+    optimizer = torch.optim.AdamW(
+        model.parameters(), lr=s.learning_rate, betas=(0.9, 0.98), weight_decay=0.0, fused=True
+    )
     kept, best, history, step, events = {}, -1.0, [], 0, 0
     training = [q[:-2] for q in seqs]
     for epoch in range(s.max_epochs):
@@ -182,7 +188,13 @@ def train(seqs: list[np.ndarray], s: Settings) -> tuple[SASRec, dict[str, object
         if cpu_s >= s.cpu_seconds:
             break
     model.load_state_dict(kept)
-    return model, {"epochs": len(history), "steps": step, "events": events, "cpu_s": time.process_time() - started, "history": history}
+    return model, {
+        "epochs": len(history),
+        "steps": step,
+        "events": events,
+        "cpu_s": time.process_time() - started,
+        "history": history,
+    }
 
 
 def main() -> None:

@@ -39,8 +39,15 @@ event = st.tuples(
 numbers = iter(range(1_000_000))
 
 
-@settings(max_examples=60, deadline=None, phases=[Phase.explicit, Phase.reuse, Phase.generate], suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(events=st.lists(event, max_size=120), asked=st.lists(st.tuples(st.integers(0, 2), st.integers(0, 45)), max_size=12))
+@settings(
+    max_examples=60,
+    deadline=None,
+    phases=[Phase.explicit, Phase.reuse, Phase.generate],
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
+@given(
+    events=st.lists(event, max_size=120), asked=st.lists(st.tuples(st.integers(0, 2), st.integers(0, 45)), max_size=12)
+)
 def test_shared_sequences_equal_histories_encoded_one_by_one(
     folder: Path, events: list[tuple[int, int, str, int, int, int]], asked: list[tuple[int, int]]
 ) -> None:
@@ -77,8 +84,29 @@ def test_requests_of_a_user_between_two_anchors_share_one_sequence(folder: Path)
     times = T0 + 60_000 * np.arange(40, dtype=np.int64)
     items = Catalogue.build("item", ["i"], {})
     with EventLog.open(f"lmdb:{folder}/one", durable=False) as log:
-        log.append(EventBatch(user=["u"] * 40, item=["i"] * 40, action=["click"] * 40, time_ms=times, appended_ms=times))
+        log.append(
+            EventBatch(user=["u"] * 40, item=["i"] * 40, action=["click"] * 40, time_ms=times, appended_ms=times)
+        )
         memory = HistoriesInMemory(log, ["u"], ["click"])
         shared = TokenHistories(memory, HistoryCodes(log, items, ["click"]), 8, 9).shared(["u"] * 40, times)
     assert shared.length.tolist()[:9] == list(range(9)), "the first requests read growing prefixes"
     assert len(shared.sequences) < 20 and (shared.sequences.length <= 8).all()
+
+
+def test_windows_that_may_be_cut_share_more_and_stay_suffixes_of_their_own(folder: Path) -> None:
+    times = T0 + 60_000 * np.arange(200, dtype=np.int64)
+    items = Catalogue.build("item", [f"i{i}" for i in range(200)], {})
+    ids = [f"i{i}" for i in range(200)]
+    users = [f"u{i // 150}" for i in range(200)]
+    with EventLog.open(f"lmdb:{folder}/cut", durable=False) as log:
+        log.append(EventBatch(user=users, item=ids, action=["click"] * 200, time_ms=times, appended_ms=times))
+        memory = HistoriesInMemory(log, ["u0", "u1"], ["click"])
+        codes = HistoryCodes(log, items, ["click"])
+        exact = TokenHistories(memory, codes, 32, 33).shared(users, times)
+        cut = TokenHistories(memory, codes, 32, 33, min_length=8).shared(users, times)
+    assert len(cut.sequences) < 0.75 * len(exact.sequences)
+    for r in range(200):
+        own, less = int(exact.length[r]), int(cut.length[r])
+        assert min(own, 8) <= less <= own
+        whole = exact.sequences.rows[exact.sequence_of_request[r], :own]
+        np.testing.assert_array_equal(cut.sequences.rows[cut.sequence_of_request[r], :less], whole[own - less :])

@@ -76,3 +76,30 @@ def test_every_answer_during_upserts_is_that_of_a_state_before_or_after_one(make
 
 def value_by_item(answer) -> dict[str, float]:
     return {item.item: item.value for item in answer.items}
+
+
+def test_two_threads_with_cached_users_answer_as_one_thread_would(make_ranker):
+    """Histories grow and items change meanwhile; each answer as of a time is what a ranker without a cache gives."""
+    ranker, plain = make_ranker(), make_ranker(user_state_bytes=0)
+    users, answers = ("u1", "u2", "u3"), []
+
+    def rank(seed: int) -> None:
+        for n in range(20):
+            user = users[(seed + n) % 3]
+            at = ranker._now()
+            answer = ranker.rank(ask(user, mode=("full", "router")[n % 2], time_ms=at, explain=False))
+            answers.append((user, at, ("full", "router")[n % 2], shown(answer)))
+
+    def append() -> None:
+        for n in range(20):
+            ranker.clock_ms[0] += 1
+            ranker.append(one_event(users[n % 3], f"i{n}", "click", ranker.clock_ms[0]))
+            ranker.upsert_items({"item": [f"unrelated {n}"], "genre": ["noir"], "title": ["x"]})
+
+    in_threads(lambda: rank(0), lambda: rank(1), append)
+    counts = ranker.states.counts()
+    assert counts["hits"] + counts["extends"] > 0, "the cache was used"
+    for user, at, mode, found in answers:
+        expected = shown(plain.rank(ask(user, mode=mode, time_ms=at)))
+        assert [f[:2] for f in found] == [e[:2] for e in expected]
+        assert [f[2] for f in found] == pytest.approx([e[2] for e in expected], rel=1e-4)

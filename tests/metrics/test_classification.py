@@ -88,3 +88,11 @@ def test_a_user_row_without_impressions_has_no_auc() -> None:
 
 def test_the_printed_name_of_gauc_says_what_it_is() -> None:
     assert "weighted by the user's impressions" in GAUC_LABEL and "one class left out" in GAUC_LABEL
+
+
+def test_a_row_of_weight_three_counts_as_three_rows_in_log_loss_and_entropy() -> None:
+    label, p, weight = np.array([1.0, 0.0, 0.0]), np.array([0.7, 0.4, 0.1]), np.array([1.0, 3.0, 2.0])
+    repeated = np.repeat(np.arange(3), weight.astype(int))
+    for metric in (logloss, normalized_entropy):
+        assert metric(label, p, weight) == pytest.approx(metric(label[repeated], p[repeated]))
+        assert metric(label, p, weight) != pytest.approx(metric(label, p))  # control

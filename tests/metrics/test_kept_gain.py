@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from depthrank.metrics import discounted_value, kept_gain, kept_value, overlap_at_k, rank_in_request
+from depthrank.metrics.kept_gain import kept_gain_difference
 
 OFFSETS = np.array([0, 5, 10])
 FULL = np.array([5, 4, 3, 2, 1, 1, 2, 3, 4, 5], float)
@@ -44,3 +45,14 @@ def test_overlap_counts_common_candidates_and_allows_short_requests() -> None:
     assert overlap_at_k(rank, rank, OFFSETS, 10).tolist() == [1.0, 1.0]
     assert overlap_at_k(rank, other, OFFSETS, 2).tolist() == [0.0, 0.0]
     assert overlap_at_k(rank, other, OFFSETS, 3)[0] == pytest.approx(1 / 3)
+
+
+def test_the_difference_of_two_plans_is_paired_and_of_one_with_itself_nothing():
+    rng = np.random.default_rng(0)
+    user = np.arange(300) // 3
+    router, gain = rng.random(300), rng.lognormal(0, 1, 300)
+    full, better, worse = router + gain, router + 0.9 * gain, router + 0.7 * gain
+    found = kept_gain_difference(better, worse, router, full, user, replicates=200)
+    assert found.estimate == pytest.approx(0.2) and found.low == pytest.approx(0.2), "paired: nothing is left to chance"
+    same = kept_gain_difference(worse, worse, router, full, user, replicates=50)
+    assert (same.estimate, same.low, same.high) == (0.0, 0.0, 0.0)

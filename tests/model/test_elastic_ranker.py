@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from depthrank.model import CandidateInputs, ElasticRanker, RequestInputs
+from depthrank.model import CandidateInputs, ElasticRanker, RequestInputs, RoutedRequests
 
 
 def one_request(request: RequestInputs, r: int) -> RequestInputs:
@@ -117,3 +117,27 @@ def test_gradients_reach_every_parameter(ranker, make_inputs, item_columns):
     sum(level.square().sum() for level in logits).backward()
     unreached = [name for name, p in ranker.named_parameters() if p.grad is None or not p.grad.any()]
     assert unreached == []
+
+
+def test_the_routers_side_of_many_requests_equals_that_of_each_by_itself(ranker, make_inputs, item_columns):
+    """Request columns once a distinct row, and the products with them too."""
+    request, _ = make_inputs([1, 1, 1, 1], [3, 8, 0, 5])
+    rows, sequence = torch.tensor([1, 0, 1, 1]), torch.tensor([2, 0, 3, 1])
+    items = ranker.encode_items(*item_columns)
+    state = ranker.encode_history(request, items, ranker.config.router_layers)
+    length = request.length_R[sequence]
+    found = ranker.user_vectors(
+        state, RoutedRequests(request.ids_RI[:2], request.floats_RF[:2], rows, sequence, length)
+    )
+    for r in range(4):
+        one = replace(
+            request,
+            ids_RI=request.ids_RI[rows[r] : rows[r] + 1],
+            floats_RF=request.floats_RF[rows[r] : rows[r] + 1],
+            age_RL=request.age_RL[:1],
+            length_R=length[r : r + 1],
+            sequence_of_request_R=sequence[r : r + 1],
+        )
+        user = ranker.begin(one, items).user
+        torch.testing.assert_close(found.vector_RKD[r], user.vector_RKD[0])
+        torch.testing.assert_close(found.bias_RK[r], user.bias_RK[0])

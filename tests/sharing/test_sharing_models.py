@@ -325,8 +325,8 @@ HOSTILE: dict[str, Any] = {
     "a malformed structure": lambda h: h.__setitem__("structure", {"eval": "1+1"}),
     "an input nobody declared": lambda h: first(h, "input").__setitem__("name", "secret"),
     "a missing tensor": lambda h: first(h, "parameter").__setitem__("name", "c999999"),
-    "tables that are not there": lambda h: h.__setitem__("num_tables", 3),
-    "a count that is no number": lambda h: h.__setitem__("num_tables", "many"),
+    "tables that are not there": lambda h: h.__setitem__("tables", [{}, {}]),
+    "a count that is no number": lambda h: h.__setitem__("num_items", "many"),
     "a report with other fields": lambda h: h["report"].__setitem__("extra", 1),
 }
 

@@ -121,16 +121,18 @@ def test_a_task_of_one_class_trains_without_a_bad_number(parts):
     assert np.isfinite(scored.logits_LNK).all() and math.isfinite(loop.state.history[0].train_loss)
 
 
+def losses_of(loop, inputs):
+    return float(loop.objective(inputs, torch.Generator().manual_seed(0)).total.detach())
+
+
 def test_a_step_over_the_whole_catalogue_and_one_over_the_rows_in_use_have_the_same_loss(parts, monkeypatch):
     _, train, _ = parts
-    loop = make_loop(parts)
+    loop = make_loop(parts, tasks=[TaskLoss(1.0, True, True)] * 2)
     loop.model.eval()
     whole = to_step_inputs(train[0], loop.items)
     monkeypatch.setattr(batch_inputs, "FULL_CATALOGUE_ROWS", 0)
     gathered = to_step_inputs(train[0], loop.items)
     assert (whole.whole_catalogue, gathered.whole_catalogue) == (True, False)
-    losses = [float(loop._loss(inputs).detach()) for inputs in (whole, gathered)]
-    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
-    loop.tasks = [TaskLoss(1.0, True, True)] * 2
-    differing = [float(loop._loss(inputs).detach()) for inputs in (whole, gathered)]
-    assert abs(differing[0] - differing[1]) > 1e-3, "a softmax over the whole catalogue is another loss"
+    assert losses_of(loop, whole) == pytest.approx(losses_of(loop, gathered), rel=1e-5)
+    whole.positives_only = True
+    assert abs(losses_of(loop, whole) - losses_of(loop, gathered)) > 1e-3, "positives alone: softmax over the catalogue"

@@ -16,7 +16,6 @@ from depthrank.training.losses import (
     Labels,
     TaskLoss,
     binary_loss,
-    catalogue_softmax_loss,
     distillation_loss,
     level_loss,
     softmax_loss,
@@ -94,14 +93,6 @@ def test_uniform_draws_as_many_as_items_count_as_sampled_all_the_same():
     assert labels.is_sampled_N.tolist() == [False, True, True, True] and (labels.log_importance_N == 0).all()
     expected = math.log(2) + sum(math.log1p(math.exp(s)) for s in (1, 2, 3))
     assert float(binary_loss(logits, label, labels)) == pytest.approx(expected, rel=1e-5)
-
-
-def test_catalogue_softmax_leaves_the_unknown_item_out():
-    logits = torch.tensor([[9.0, 1.0, 2.0, 0.0], [9.0, 0.0, 0.0, 3.0]])
-    found = catalogue_softmax_loss(logits, torch.tensor([2, 3]))
-    expected = [math.log(math.e + math.e**2 + 1) - 2, math.log(2 + math.e**3) - 3]
-    assert float(found) == pytest.approx(sum(expected) / 2, rel=1e-5)
-    assert float(catalogue_softmax_loss(logits[:0], torch.zeros(0, dtype=torch.int64))) == 0
 
 
 def test_a_task_without_labels_costs_nothing_and_gives_no_nan():

@@ -10,7 +10,18 @@ from depthrank.catalogue import Catalogue
 from depthrank.data.files import DataFile, Problems
 from depthrank.data.ids import check_id, ids_as_text
 from depthrank.errors import FieldProblem
-from depthrank.schema import Counter, Feature, MultiHot, Numeric, Position, Spec, Text, TimeParts, Vector
+from depthrank.schema import (
+    Counter,
+    Feature,
+    HistoryMatch,
+    MultiHot,
+    Numeric,
+    Position,
+    Spec,
+    Text,
+    TimeParts,
+    Vector,
+)
 from depthrank.schema.dataset import ItemsFile, UsersFile
 
 
@@ -20,8 +31,8 @@ def sources(spec: Spec, side: str) -> dict[str, tuple[str, Feature]]:
     for name, feature in spec.features.items():
         if isinstance(feature, Position):
             continue
-        field = f"$.features.{name}.{'of' if isinstance(feature, Counter) else 'source'}"
-        for part in feature.of.split("*") if isinstance(feature, Counter) else [feature.source]:
+        field = f"$.features.{name}.{'of' if isinstance(feature, (Counter, HistoryMatch)) else 'source'}"
+        for part in feature.of.split("*") if isinstance(feature, (Counter, HistoryMatch)) else [feature.source]:
             part_side, _, column = part.partition(".")
             if part_side == side and column not in ("", "id"):
                 found[field] = (column, feature)
@@ -41,6 +52,10 @@ def check_feature_type(file: DataFile, column: str, feature: Feature, field: str
     dtype = file.schema[column]
     listed = isinstance(dtype, (pl.List, pl.Array))
     if dtype == pl.Null:  # every value is missing, which any kind can encode
+        return
+    if isinstance(feature, HistoryMatch):
+        if listed:
+            file.wrong_type(column, field, "one text or number a row", problems)
         return
     if isinstance(feature, Numeric) and not (dtype.is_numeric() or dtype == pl.Boolean):
         file.wrong_type(column, field, "numbers for kind: numeric", problems, _numeric_hint(dtype))

@@ -29,9 +29,9 @@ class BatchLoader:
     ``epoch(e)`` depends on (seed, e) alone: a run that is interrupted continues at any epoch with the same batches.
     Training takes up to ``training.requests_per_user`` neighbouring requests of a user together (their histories share
     one encoding) and shuffles those runs; other splits come in the order of time. ``source``: which candidates a
-    request has, by default those that training scores. ``share_histories``: one sequence for all requests of a user that
-    read a prefix of it (``Batch.shared``), where the events fit in memory. ``max_requests``: a fixed random part of the
-    split. ``ahead``: batches prepared in advance; 0 does
+    request has, by default those that training scores. ``share_histories``: one sequence for all requests of a user
+    that read a prefix of it (``Batch.shared``), where the events fit in memory. ``max_requests``: a fixed random part
+    of the split. ``ahead``: batches prepared in advance; 0 does
     without a thread.
     """
 
@@ -63,7 +63,8 @@ class BatchLoader:
             memory = HistoriesInMemory(log, [examples.user[r] for r in self._requests.tolist()], spec.history_actions)
         tokens = None
         if share_histories and memory is not None:
-            tokens = TokenHistories(memory, codes, spec.history.length, spec.history_events)
+            shortest = round(spec.training.min_window * spec.history.length) if split == "train" else None
+            tokens = TokenHistories(memory, codes, spec.history.length, spec.history_events, shortest)
         self._assembler = BatchAssembler(spec, examples, encoder, log, counters, items, users, codes, memory, tokens)
         share = spec.training.deep_share if split == "train" else 1.0
         self._source = source or training_candidates(spec, examples, items.size, share=share)

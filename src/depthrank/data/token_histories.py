@@ -1,8 +1,8 @@
 """Histories of many requests as prefixes of few sequences, straight from columns.
 
-Windows start at anchors, so histories of one user as of nearby times are prefixes of one another. Here every token of the
-users is encoded once a run; a request's window is then two searches, the requests whose windows start at the same token
-share one sequence, and a batch holds each sequence once instead of a padded row a request (a million requests of
+Windows start at anchors, so histories of one user as of nearby times are prefixes of one another. Here every token of
+the users is encoded once a run; a request's window is then two searches, the requests whose windows start at the same
+token share one sequence, and a batch holds each sequence once instead of a padded row a request (a million requests of
 MovieLens-1M: 40,000 sequences). The result is the same, token by token, as encoding each request by itself (a test
 compares them). A request that may not know all of it yet, because an event arrived late, gets a sequence of its own.
 
@@ -46,7 +46,6 @@ class SharedHistory:
         read = np.arange(time_ms.shape[1]) < self.length[requests, None]
         return np.where(read, log2_bucket(np.where(read, as_of_ms[:, None] - time_ms, 0)), 0).astype(np.int32)
 
-
     def of_requests(self, as_of_ms: Int64) -> EncodedHistory:
         """The histories request by request, [R]: for what looks at candidates beside them."""
         rows = self.sequence_of_request
@@ -57,7 +56,16 @@ class SharedHistory:
 class TokenHistories:
     """The tokens of a fixed set of users, and the windows of requests over them."""
 
-    def __init__(self, memory: HistoriesInMemory, codes: HistoryCodes, max_length: int, event_limit: int) -> None:
+    def __init__(
+        self,
+        memory: HistoriesInMemory,
+        codes: HistoryCodes,
+        max_length: int,
+        event_limit: int,
+        min_length: int | None = None,
+    ) -> None:
+        """``min_length``: requests may leave out their oldest tokens to share a sequence, down to so many."""
+        self._min_length = min_length if min_length is not None and min_length < max_length else None
         self._memory, self._codes = memory, codes
         self._max_length, self._event_limit = max_length, event_limit
         tokens = tokens_of(memory.events, codes)
@@ -74,6 +82,8 @@ class TokenHistories:
         first = self._first_of_user[code]
         start = self._starts(first, stop)
         regular = self._memory.all_arrived(code, as_of_ms) & self._within_limit(first, stop, code, as_of_ms)
+        if self._min_length is not None:
+            start[regular] = _merged(start[regular], stop[regular], self._min_length)
         # tokens lie by user, so a start names its user too; windows that start together are prefixes of the longest
         starts, sequence = np.unique(start[regular], return_inverse=True)
         stops = starts.copy()
@@ -94,7 +104,7 @@ class TokenHistories:
         return start
 
     def _within_limit(self, first: Int64, stop: Int64, code: Int64, as_of_ms: Int64) -> npt.NDArray[np.bool_]:
-        """Whether the events that are read hold every token of the window and one before it; repeated events may not."""
+        """Whether the events read hold every token of the window and one before it; repeated events may not."""
         needed = np.maximum(stop - self._max_length - 1, first)
         begins = np.append(self._event, 0)[np.where(stop > first, needed, -1)]
         earliest = self._memory.stops_of(code, as_of_ms) - self._event_limit
@@ -112,11 +122,33 @@ class TokenHistories:
     def _alone(self, users: list[str], as_of_ms: Int64) -> tuple[list[npt.NDArray[Any]], npt.NDArray[np.int32]]:
         """The same of requests that share with none, as serving encodes them, and their lengths."""
         events = self._memory.histories(users, as_of_ms, self._event_limit)
-        encoded, tokens = encode_history(events, self._codes, as_of_ms, self._max_length), tokens_of(events, self._codes)
-        place = np.arange(len(tokens.history)) - (np.searchsorted(tokens.history, tokens.history, "right") - encoded.length[tokens.history])
+        encoded, tokens = (
+            encode_history(events, self._codes, as_of_ms, self._max_length),
+            tokens_of(events, self._codes),
+        )
+        place = np.arange(len(tokens.history)) - (
+            np.searchsorted(tokens.history, tokens.history, "right") - encoded.length[tokens.history]
+        )
         time_ms = np.zeros(encoded.rows.shape, np.int64)
         time_ms[tokens.history[place >= 0], place[place >= 0]] = tokens.time_ms[place >= 0]
         return [encoded.rows, encoded.actions, encoded.gaps, time_ms], encoded.length
+
+
+def _merged(start: Int64, stop: Int64, min_length: int) -> Int64:
+    """Later starts for some of the windows [start, stop), so that more of them are equal; ``min_length`` tokens stay.
+
+    From the newest window down: a window begins where the one after it does, if that leaves it long enough.
+    """
+    order = np.lexsort((stop, start))
+    merged, shared, last = start.copy(), np.iinfo(np.int64).max, len(order)
+    for first in np.flatnonzero(np.r_[True, np.diff(start[order]) != 0])[::-1].tolist():
+        group = order[first:last]  # windows of one start, shortest first; tokens lie by user, so starts do too
+        enough = stop[group] - min_length >= shared
+        merged[group[enough]] = shared
+        if not enough.all():
+            shared = int(start[group[0]])
+        last = first
+    return merged
 
 
 def _joined(

@@ -1,7 +1,7 @@
 """``curve``: kept gain against cost for fixed plans, plain cascades and the adaptive policy, on held-out requests.
 
 Everything that is chosen (plans, mixtures, prices) is chosen on validation requests and judged on those of the split.
-At 5, 10 and 20 % of full depth's cost the adaptive policy is compared with the best mixture of fixed plans and of
+At several fractions of full depth's cost the adaptive policy is compared with the best mixture of fixed plans and of
 cascades at the cost that the policy really had, request by request, with intervals by bootstrap over users.
 
 Legend: R requests, n results.
@@ -35,7 +35,7 @@ from depthrank.metrics import Interval, kept_gain, kept_value, mean_interval
 from depthrank.metrics.kept_gain import kept_gain_difference
 from depthrank.routing.replayed import Replayed
 
-TARGETS = (0.05, 0.1, 0.2)
+TARGETS = (0.05, 0.1, 0.2, 0.35, 0.5, 0.75)
 NUM_PRICES = 13
 HISTORY_EDGES = (0, 1, 5, 10, 20, 50, 100, 200, 500, 1_000)
 MOST_SCENARIOS = 12

@@ -16,7 +16,7 @@ from depthrank.features.window_anchor import window_lengths
 
 @dataclass(frozen=True)
 class Tokens:
-    """T tokens of n histories, flat, oldest first within a history: neighbouring events of one item at one time are one.
+    """T tokens of n histories, flat, oldest first: neighbouring events of one item at one time are one.
 
     history int64 [T], ascending; item_code int32 [T]; actions int32 [T]: a bit for each action; time_ms int64 [T];
     gap_ms int64 [T]: time since the token before, 0 for the first of a history; event int64 [T]: the place of its first

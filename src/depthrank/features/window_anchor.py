@@ -1,9 +1,9 @@
 """Where a history's window starts: at an anchor, so that it stays put while events arrive and then moves in one step.
 
 A window that slides with every event makes every cached or shared encoding of it stale at once. Here each token has a
-number, a hash of its time, and the window starts at the token with the smallest number among the older half of the last L
-(a minimizer: Schleimer et al., SIGMOD 2003). While events arrive it stays the smallest until it leaves or a smaller one
-enters, about L/4 events. The choice depends on the tokens alone: training and serving agree, and as-of histories of
+number, a hash of its time, and the window starts at the token with the smallest number among the older half of the last
+L (a minimizer: Schleimer et al., SIGMOD 2003). While events arrive it stays the smallest until it leaves or a smaller
+one enters, about L/4 events. The choice depends on the tokens alone: training and serving agree, and as-of histories of
 nearby times are prefixes of one another. What is given up: a window holds between L/2 and L tokens, 3/4 L on average.
 
 Shape letters: n histories, T tokens (flat, oldest first within a history), L history length.

@@ -78,19 +78,20 @@ def row_logloss(label: Floats, probability: Floats) -> npt.NDArray[np.float64]:
     return np.asarray(-np.where(label > 0, np.log(p), np.log1p(-p)), dtype=np.float64)
 
 
-def logloss(label: Floats, probability: Floats) -> float:
-    """Mean log loss in nats; NaN without rows."""
-    return float(row_logloss(label, probability).mean()) if len(label) else float("nan")
+def logloss(label: Floats, probability: Floats, weight: Floats | None = None) -> float:
+    """Mean log loss in nats, rows counted by ``weight`` (sampled negatives: by importance); NaN without rows."""
+    return float(np.average(row_logloss(label, probability), weights=weight)) if len(label) else float("nan")
 
 
-def normalized_entropy(label: Floats, probability: Floats) -> float:
+def normalized_entropy(label: Floats, probability: Floats, weight: Floats | None = None) -> float:
     """Log loss over the entropy of the base rate: a constant base rate has 1, lower is better; NaN with one class.
 
-    Source: He et al., Practical Lessons from Predicting Clicks on Ads at Facebook, ADKDD 2014.
+    Rows count by ``weight`` where one is given, in the loss and in the base rate. Source: He et al., Practical Lessons from Predicting Clicks on Ads at Facebook, ADKDD 2014.
     """
     if not len(label):
         return float("nan")
-    return ne_of_sums(float(row_logloss(label, probability).sum()), float((label > 0).sum()), float(len(label)))
+    weight = np.ones(len(label)) if weight is None else weight
+    return ne_of_sums(float(row_logloss(label, probability) @ weight), float(weight @ (label > 0)), float(weight.sum()))
 
 
 def ne_of_sums(loss_sum: float, positives: float, count: float) -> float:

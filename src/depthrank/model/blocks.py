@@ -9,6 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from depthrank.model.blocked_attention import causal_attention
+
 
 class SwiGLU(nn.Module):
     """``W_down (silu(W_gate x) * W_up x)``; gate and up are one product (Shazeer 2020, arXiv 2002.05202)."""
@@ -82,7 +84,8 @@ def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None, *, causa
 
     ``causal``: the queries are the last positions of the keys, and see none behind their own.
     Short sequences run as two products and a softmax: torch's fused CPU kernel costs several times that on them,
-    forward and backward (docs/log.md). Long ones run fused, without the scores in memory.
+    forward and backward (docs/log.md), and causal ones in training run in cache (``blocked_attention``). Long ones run
+    fused, without the scores in memory.
     """
     num_queries, num_keys = q.shape[2], k.shape[2]
     causal = causal and num_queries > 1
@@ -91,6 +94,8 @@ def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None, *, causa
         if causal and num_queries < num_keys:  # torch's own causal mask takes the queries for the first positions
             mask, causal = _ahead(num_queries, num_keys, q.device).logical_not(), False
         return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal)
+    if causal and bias is None and num_queries == num_keys and torch.is_grad_enabled() and _is_fp32_on_cpu(q):
+        return causal_attention(q, k, v)
     scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-2, -1)
     if bias is not None:
         scores = scores + bias.to(scores.dtype)
@@ -98,6 +103,10 @@ def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None, *, causa
         scores = scores.masked_fill(_ahead(num_queries, num_keys, scores.device), torch.finfo(scores.dtype).min)
     mixed: Tensor = scores.softmax(dim=-1) @ v
     return mixed
+
+
+def _is_fp32_on_cpu(q: Tensor) -> bool:
+    return q.dtype == torch.float32 and q.device.type == "cpu" and not torch.is_autocast_enabled("cpu")
 
 
 def _ahead(num_queries: int, num_keys: int, device: torch.device) -> Tensor:

@@ -76,6 +76,7 @@ class ModelConfig:
     width: int = 64
     table_width: int = 32
     float_bins: int = 12
+    feature_dropout: float = 0.1
     heads: int = 4
     ffn_multiple: int = 2
     request_tokens: int = 4
@@ -204,7 +205,7 @@ def derive_model_config(
     )
     config = preset(config, spec.model.preset)
     settings = spec.model
-    for name in ("width", "heads", "dropout"):
+    for name in ("width", "heads", "dropout", "feature_dropout"):
         if (value := getattr(settings, name)) is not None:
             config = replace(config, **{name: value})
     if settings.encoder_layers is not None:

@@ -60,7 +60,13 @@ class ElasticRanker(nn.Module):
         self.register_buffer("calibration_scale_LK", torch.ones(config.num_levels, len(config.tasks)))
         self.register_buffer("calibration_offset_LK", torch.zeros(config.num_levels, len(config.tasks)))
         self.register_buffer("prior_K", torch.tensor(config.prior_logit, dtype=torch.float32), persistent=False)
-        sizes = {"table_width": config.table_width, "width": width, "hidden": 2 * width, "bins": config.float_bins}
+        sizes = {
+            "table_width": config.table_width,
+            "width": width,
+            "hidden": 2 * width,
+            "bins": config.float_bins,
+            "feature_dropout": config.feature_dropout,
+        }
         self.item_features = FeatureTokens(config.item, num_tokens=config.item_tokens, **sizes)
         self.request_features = FeatureTokens(config.request, num_tokens=config.request_tokens, **sizes)
         self.candidate_features = FeatureTokens(config.candidate, num_tokens=config.candidate_tokens, **sizes)
@@ -192,7 +198,7 @@ class ElasticRanker(nn.Module):
         return self.levels_from(self.begin(request, items), items, candidates)
 
     def take_unevenness(self) -> Tensor | None:
-        """How unevenly this training step used sparse experts, beyond evenly; None where none ran. Asked once a step."""
+        """How unevenly this step used sparse experts, beyond evenly; None where none ran. Asked once a step."""
         found = []
         for part in self.modules():
             if isinstance(part, SparseExperts) and part.balance is not None:

@@ -13,6 +13,8 @@ from depthrank.model.config import SideConfig
 from depthrank.model.float_inputs import FloatInputs
 from depthrank.tables import FusedTable
 
+SEVERAL = 4  # a side of so many features can miss some: only there are features dropped, and tables start small
+SMALL = 0.01  # standard deviation of such tables at the start: a rare id says nothing until it has learned something
 MAX_BINNED = 64  # a side with more float columns holds vectors: there bins cost more than they tell
 
 
@@ -20,13 +22,25 @@ class FeatureTokens(nn.Module):
     """Tokens [n, T, D] of a side; a side without columns is one learned token, the same for all rows."""
 
     def __init__(
-        self, side: SideConfig, *, table_width: int, width: int, num_tokens: int, hidden: int, bins: int = 0
+        self,
+        side: SideConfig,
+        *,
+        table_width: int,
+        width: int,
+        num_tokens: int,
+        hidden: int,
+        bins: int = 0,
+        feature_dropout: float = 0.0,
     ) -> None:
         super().__init__()
         self.width, self.num_tokens = width, num_tokens
         self.floats = FloatInputs(side.num_floats, bins if side.num_floats <= MAX_BINNED else 0)
         self.num_inputs = len(side.slots) * table_width + self.floats.num_inputs
         self.table = FusedTable(side.slots, table_width) if side.slots else None
+        several = len(side.slots) >= SEVERAL
+        self.feature_dropout = feature_dropout if several else 0.0
+        if self.table is not None and several:
+            nn.init.normal_(self.table.weight, std=SMALL)
         # The constant input stands in for a bias in the first map only, so that a side may be empty.
         self.constant = nn.Parameter(torch.randn(width) * width**-0.5)
         self.linear = nn.Linear(self.num_inputs, num_tokens * width, bias=False) if self.num_inputs else None
@@ -40,8 +54,15 @@ class FeatureTokens(nn.Module):
         if self.linear is not None and self.mlp is not None:
             inputs = [self.floats(floats_nF.to(self.constant.dtype))]
             if self.table is not None:
-                inputs.insert(0, self.table(ids_nI).flatten(1))
+                inputs.insert(0, self._dropped(self.table(ids_nI)).flatten(1))
             x_nX = torch.cat(inputs, dim=1)
             mixed_nTD = (self.linear(x_nX) + self.mlp(x_nX)).view(n, self.num_tokens, self.width)
             tokens_nTD = tokens_nTD + mixed_nTD
         return self.norm(tokens_nTD)  # type: ignore[no-any-return]
+
+    def _dropped(self, embedded_nSE: Tensor) -> Tensor:
+        """In training, whole features of a row left out at random: no id alone may carry a prediction."""
+        if not (self.training and self.feature_dropout):
+            return embedded_nSE
+        kept_nS = torch.rand(embedded_nSE.shape[:2], device=embedded_nSE.device) >= self.feature_dropout
+        return embedded_nSE * kept_nS.unsqueeze(-1)

@@ -47,8 +47,7 @@ class FloatInputs(nn.Module):
         self.scale_F.copy_(torch.where(varies_F, 1.0 / deviation_F.clamp_min(1e-12), 0.0))
         if not self.bins:
             return
-        places = torch.linspace(0, 1, self.bins + 1, dtype=torch.float64)
-        edges_FE = torch.quantile(x_nF, places, dim=0).T.contiguous()
+        edges_FE = torch.stack([_edges(column_n, self.bins) for column_n in x_nF.T])
         width_FB = edges_FE[:, 1:] - edges_FE[:, :-1]
         used_FB = (width_FB > 1e-9) & varies_F.unsqueeze(1)
         self.low_FB.copy_(edges_FE[:, :-1])
@@ -61,3 +60,15 @@ class FloatInputs(nn.Module):
             return standard_nF
         place_nFB = ((x_nF.unsqueeze(-1) - self.low_FB) * self.inverse_FB).clamp(0.0, 1.0)
         return torch.cat((standard_nF, place_nFB.flatten(1)), dim=1)
+
+
+def _edges(x_n: Tensor, bins: int) -> Tensor:
+    """B + 1 ascending edges: quantiles; where one value is so frequent that it would take several of them (a count that
+    is nearly always 0), that value and the quantiles of all others."""
+    values, counts = x_n.unique(return_counts=True)
+    most = int(counts.argmax())
+    rest_n = x_n[x_n != values[most]]
+    if int(counts[most]) * bins <= x_n.shape[0] or not rest_n.shape[0]:
+        return torch.quantile(x_n, torch.linspace(0, 1, bins + 1, dtype=x_n.dtype))
+    quantiles = torch.quantile(rest_n, torch.linspace(0, 1, bins, dtype=x_n.dtype))
+    return torch.cat((quantiles, values[most : most + 1])).sort().values

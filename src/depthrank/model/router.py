@@ -66,7 +66,11 @@ class Router(nn.Module):
         factor_R1 = (square_R / norm.width + norm.eps).rsqrt().unsqueeze(1)
         own_RD, shared_UX = summary_RD * norm.weight[:width], tokens_UX * norm.weight[width:]
         dropped = (self.dropout(own_RD), self.dropout(shared_UX))
-        maps = ((self.user_linear, (own_RD, shared_UX)), (self.user_mlp.gate_and_up, dropped), (self.request_bias, (own_RD, shared_UX)))
+        maps = (
+            (self.user_linear, (own_RD, shared_UX)),
+            (self.user_mlp.gate_and_up, dropped),
+            (self.request_bias, (own_RD, shared_UX)),
+        )
         products = []
         for linear, (a_RD, b_UX) in maps:
             of_row_UX = F.linear(b_UX, linear.weight[:, width:])

@@ -130,10 +130,10 @@ class _Part:
 
     def _begin(self, candidates: float, history: float, ms: float) -> None:
         """The first measurement scales the belief, as far as it tells anything (one of an empty history says nothing of
-        what an event takes); each regressor alone might explain all of it."""
+        what an event takes); each regressor alone might explain all of it, or be all wrong."""
         told_3 = np.array([1.0, candidates, history]) > 0
         self.weight_3 = np.where(told_3, self.weight_3 * (ms / self.predict(candidates, history)), self.weight_3)
-        spread_3 = ms / np.maximum(SCALE * (1.0, candidates, history), 1.0)
+        spread_3 = np.maximum(ms / np.maximum(SCALE * (1.0, candidates, history), 1.0), np.abs(self.weight_3))
         self.covariance_33 = np.diag(spread_3**2)
         self.most_variance = MOST_VARIANCE * float((spread_3**2).sum())
 

@@ -42,9 +42,10 @@ class ForeignSettings(Section, frozen=True, kw_only=True):
     """A PyTorch ranker of your own as level ``level``: 0 is the router, others replace the preset's or come after it.
 
     ``module``: ``file.py:Name`` beside the spec, or ``package.module:Name``; called with ``inputs`` and ``options`` it
-    gives the module (see docs/foreign.md). ``inputs``: what it reads (empty: its parameters' names). ``tasks``: what its outputs are, in order (empty: all). ``adds``: its logits
-    correct those of the level before, instead of replacing them. ``training``: over the ``shared`` form, or pair by
-    pair (``pairs``), as dropout and batch statistics need it; ``none`` keeps its weights.
+    gives the module (see docs/foreign.md). ``inputs``: what it reads (empty: its parameters' names). ``tasks``: what
+    its outputs are, in order (empty: all). ``adds``: its logits correct those of the level before, instead of replacing
+    them. ``training``: over the ``shared`` form, or pair by pair (``pairs``), as dropout and batch statistics need it;
+    ``none`` keeps its weights.
     """
 
     level: Annotated[int, Meta(ge=0, le=16)]
@@ -71,6 +72,7 @@ class ModelSettings(Section, frozen=True, kw_only=True):
     encoder_layers: Count | None = None
     expert_layers: Count | None = None
     dropout: Fraction | None = None
+    feature_dropout: Fraction | None = None
     time_gaps: bool = True
     feed_forward_experts: Annotated[int, Meta(ge=1, le=64)] = 1
     layer_skipping: Fraction = 0.0
@@ -83,10 +85,11 @@ class TrainingSettings(Section, frozen=True, kw_only=True):
     ``batch_candidates`` bounds the rows of a step; up to ``requests_per_user`` neighbouring requests of a user share
     one encoded history; where negatives are sampled, they are drawn (and levels beyond the router trained) for a
     ``deep_share`` of the requests; ``minutes`` stops early, keeping the best. Levels beyond the router are trained on
-    ``deep_negatives`` of a request's negatives (default: all that are drawn): a ``survivor_share`` of them are those that
-    the router ranks highest, as when serving, the others random, with the correction that each of both needs.
+    ``deep_negatives`` of a request's negatives (default: all that are drawn): a ``survivor_share`` of them are those
+    that the router ranks highest, as when serving, the others random, with the correction that each of both needs.
     ``distillation`` weighs the pull of shallow levels towards the deepest, ``survival`` the loss that keeps the deepest
-    level's top items inside shallower levels' top ``survival_widths``. ``validation_requests``: a fixed random part of validation.
+    level's top items inside shallower levels' top ``survival_widths``. ``validation_requests``: a fixed random part of
+    validation.
     """
 
     epochs: Annotated[int, Meta(ge=0, le=1_000_000)] = 10
@@ -105,4 +108,5 @@ class TrainingSettings(Section, frozen=True, kw_only=True):
     survival: Annotated[float, Meta(ge=0)] = 0.0
     survival_widths: tuple[Count, ...] = (50, 200)
     validation_requests: Count | None = None
+    min_window: Annotated[float, Meta(gt=0, le=1)] = 1.0
     precision: Literal["fp32", "bf16"] = "fp32"

@@ -16,8 +16,8 @@ from torch import Tensor, fx, nn
 from torch.export import Dim
 from torch.utils import _pytree as pytree
 
-from depthrank.sharing.inputs import ModuleInputs, know_dataclasses
 from depthrank.sharing.decompose import decompose
+from depthrank.sharing.inputs import ModuleInputs, know_dataclasses
 from depthrank.sharing.normal_form.reader import has_rule
 from depthrank.sharing.refusal import Refused, source_line
 from depthrank.sharing.tracing import FixedMeaning
@@ -59,7 +59,7 @@ def capture(module: nn.Module, inputs: ModuleInputs) -> Captured:
     try:
         return _capture_at(module, inputs, unused_size(inputs.example), fixed_because="")
     except Refused as refusal:
-        if not any(why in refusal.reason for why in (_FIXED, _TIED)):
+        if not any(why in refusal.reason for why in (_FIXED, _TIED, _KEYWORDS)):
             raise
         try:
             return _capture_at(module, inputs, _rare_size(module, inputs), fixed_because=refusal.reason)
@@ -140,6 +140,7 @@ def _by_parameter(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, An
 
 _FIXED = "the batch size is used as a fixed number (a loop over rows, len(x), int(x.shape[0]), an index)"
 _TIED = "the batch size is tied to a fixed number, or to how many values a mask selects (masked_select, x[mask])"
+_KEYWORDS = "torch.export gives inputs that come by **kwargs no dynamic batch"
 _KNOWN_FAILURES = (
     (r"specialized it to be a constant", _FIXED),
     (
@@ -148,6 +149,7 @@ _KNOWN_FAILURES = (
     ),
     (r"Constraints violated", _TIED),
     (r"mutat|assigned during export", "the module changes its own state in forward"),
+    (r"tree_name", _KEYWORDS),
     (r"quantized", "a quantized module cannot be captured; share the float module, and quantize what share returns"),
 )
 

@@ -157,7 +157,8 @@ def _package(part: Any, given: Sequence[Tensor], dynamic: set[int], path: Path) 
     """Export with candidate rows as one dynamic dimension, compile, and put the package in place in one step."""
     rows = torch.export.Dim("rows", min=1)
     shapes = tuple({0: rows} if id(t) in dynamic else None for t in given)
-    with torch.no_grad():
+    with torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # of torch's own code
         program = torch.export.export(part, tuple(given), dynamic_shapes=shapes, strict=False)
         unfinished = path.with_suffix(f".{os.getpid()}.pt2")
         torch._inductor.aoti_compile_and_package(program, package_path=str(unfinished))
@@ -170,7 +171,8 @@ def _own_folder(folder: Path) -> None:
     about = folder.stat()
     if about.st_mode & (stat.S_IWGRP | stat.S_IWOTH) or about.st_uid != os.getuid():
         raise SharingError(
-            f"{folder} may be written by others, and compiled code in it is executed; give a folder of your own (chmod 700)"
+            f"{folder} may be written by others, and compiled code in it is executed; give a folder of your own "
+            "(chmod 700)"
         )
 
 

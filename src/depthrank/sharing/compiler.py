@@ -14,6 +14,7 @@ from depthrank.sharing.inputs import Sides
 from depthrank.sharing.ir import Graph, Node, Region, product
 from depthrank.sharing.layout import BATCH, Layout
 from depthrank.sharing.normal_form import Reader
+from depthrank.sharing.normal_form.reader import make_node
 from depthrank.sharing.program import Program
 from depthrank.sharing.refusal import Refused
 from depthrank.sharing.rewrites.read_only_needed_positions import read_only_needed_positions
@@ -83,7 +84,7 @@ def _output(sharer: Sharer, layout: Layout) -> Node:
     shape = tuple(-1 if BATCH in g else product([node.dims[a] for a in g]) for g in layout.groups)
     if order == tuple(range(len(order))) and shape[1:] == node.dims and shape[:1] == (-1,):
         return node
-    return sharer.graph.add("logical", (node, order, shape), Region.MIXED, node.dims, node.dtype)
+    return make_node(sharer.graph, "logical", (node, order, shape))
 
 
 def _unnamed(layout: Layout) -> list[int]:

@@ -1,7 +1,7 @@
 """Operators that have no rule, in terms of operators that have one.
 
-torch ships what most of its operators are made of (``tensordot``, a GRU cell, ``diff``, ``quantile``...). A captured graph
-is taken apart only where a rule is missing, so linear layers, attention and recurrent nets stay whole.
+torch ships what most of its operators are made of (``tensordot``, a GRU cell, ``diff``, ``quantile``...). A captured
+graph is taken apart only where a rule is missing, so linear layers, attention and recurrent nets stay whole.
 """
 
 from __future__ import annotations

@@ -78,7 +78,7 @@ def share(
 
 
 def _unwrapped(module: nn.Module) -> nn.Module:
-    """The module inside torch.compile or a data-parallel wrapper; raises ``Refused`` for what torch.export cannot read."""
+    """The module inside torch.compile or a data-parallel wrapper; raises ``Refused`` for TorchScript."""
     while True:
         inner = getattr(module, "_orig_mod", None)
         if inner is None and isinstance(module, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
@@ -130,8 +130,8 @@ class _Job:
         finally:
             torch.backends.mha.set_fastpath_enabled(True)
         raise Refused(
-            "the model reads padded positions of nn.TransformerEncoder, where its fused kernel writes zeros, so its own "
-            "output differs with and without gradients; build it with enable_nested_tensor=False, or call "
+            "the model reads padded positions of nn.TransformerEncoder, where its fused kernel writes zeros, so its "
+            "own output differs with and without gradients; build it with enable_nested_tensor=False, or call "
             "torch.backends.mha.set_fastpath_enabled(False) before sharing and before comparing",
             "nn.TransformerEncoder",
         )

@@ -93,7 +93,6 @@ class Parts:
         outputs = self.candidates(single)(*inputs, *state, *tables, *[given[n] for n in needed], like)
         return self.program.assemble(outputs)
 
-
     def _by_blocks(
         self,
         blocks: Sequence[slice],

@@ -45,6 +45,7 @@ _FRESH = (
     "linear_with_request_term",
     "linear_by_request",
     "einsum",
+    "attend_by_heads",
     "shared_einsum",
     "cat",
     "embedding",
@@ -108,7 +109,17 @@ def _orders(node: Node) -> list[tuple[int, ...]]:
     straight = tuple(range(len(node.args)))
     swapped = node.op in _COMMUTES and not node.kwargs
     orders = [straight, (1, 0)] if swapped else [straight]
-    return [o for o in orders if isinstance(node.args[o[0]], Node)]
+    possible = [o for o in orders if isinstance(node.args[o[0]], Node)]
+    return sorted(possible, key=lambda o: _permuted(node.args[o[0]]))
+
+
+def _permuted(node: Node) -> bool:
+    """Does it lie in memory in another order of axes? Then whoever flattens it next must copy it."""
+    while node.op in _VIEWS:
+        if node.op == "permute":
+            return True
+        node = node.args[0]
+    return False
 
 
 def _fits(node: Node, target: Node) -> bool:

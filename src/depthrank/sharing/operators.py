@@ -327,6 +327,16 @@ def _row_gather(rows: Rows, node: Node, x: Any, axis: int, index: Any) -> Any:
     return torch.gather(x, axis, index)
 
 
+def _attend_by_heads(rows: Rows, node: Node, q: Any, k: Any, v: Any, safe: bool) -> Any:
+    """q [B, H, Q, E], k and v [B, H, L, E] as they lie in memory: [B, Q, H, E], one head after the other."""
+    softmax: Any = aten._safe_softmax.default if safe else torch.softmax
+    read = []
+    for head in range(node.args[0].dims[0]):
+        weights = softmax(torch.bmm(q[:, head], k[:, head].transpose(1, 2)), -1)
+        read.append(torch.bmm(weights, v[:, head]))
+    return torch.stack(read, 2)
+
+
 def _look_up_together(rows: Rows, node: Node, table: Any, sizes: Any, starts: Any, indices: Any) -> Any:
     """Single ids [B] of several tables that lie one below the other: [B, k, width]."""
     ids = torch.stack(list(indices), 1)
@@ -363,6 +373,7 @@ IMPLEMENTATIONS: dict[str, Implementation] = {
     "shared_take_rows": _shared_take_rows,
     "row_gather": _row_gather,
     "embedding": lambda rows, node, w, index, padding: F.embedding(index, w, padding_idx=padding),
+    "attend_by_heads": _attend_by_heads,
     "look_up_together": _look_up_together,
     "multiply_add": lambda rows, node, x, scale, shift: torch.addcmul(shift, x, scale),
     "logical": _to_logical,
@@ -396,7 +407,7 @@ def _flops(node: Node) -> Any:
         return 2 * node.args[1].numel
     if node.op in ("einsum", "shared_einsum"):
         return 2 * _letters_product(node)
-    if node.op in ("attention", "shared_attention"):
+    if node.op in ("attention", "attend_by_heads", "shared_attention"):
         q, k, v = node.args[:3]
         lead = product(q.dims[:-2])
         return 2 * lead * q.dims[-2] * k.dims[-2] * (q.dims[-1] + v.dims[-1])

@@ -105,7 +105,8 @@ class Shared(nn.Module):
         """Precompute what depends on these candidate inputs alone, for V catalogue rows.
 
         With a ``path`` the values are written to that folder and mapped from it, so that processes share them and they
-        need not fit in memory; ``load_shared(path)`` reads the bound model again. Raises ``SharingError`` for a name that is no candidate input, or a model loaded without its source graph.
+        need not fit in memory; ``load_shared(path)`` reads the bound model again. Raises ``SharingError`` for a name
+        that is no candidate input, or a model loaded without its source graph.
         """
         from depthrank.sharing.bound import bind
 

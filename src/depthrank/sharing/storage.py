@@ -38,6 +38,10 @@ _CROSSING = (
     "linear_by_request",
     "shared_take_rows",
 )
+_MALFORMED = (
+    KeyError, TypeError, ValueError, IndexError, AttributeError, RuntimeError, NotImplementedError, OverflowError,
+    AssertionError,
+)  # fmt: skip
 MOST_NODES = 200_000
 MOST_BYTES = 256 << 20  # of graph.json
 
@@ -168,16 +172,7 @@ def load_shared(folder: str | Path, check_tables: bool = True) -> Shared | Bound
         return Shared(program, report, None, None)
     except ArtifactError:
         raise
-    except (
-        KeyError,
-        TypeError,
-        ValueError,
-        IndexError,
-        AttributeError,
-        RuntimeError,
-        OverflowError,
-        AssertionError,
-    ) as error:
+    except _MALFORMED as error:
         raise ArtifactError(f"{path / 'graph.json'} is not a shared model: {type(error).__name__}: {error}") from error
     except RecursionError as error:
         raise ArtifactError(f"{path / 'graph.json'} is nested too deeply") from error
@@ -259,16 +254,7 @@ class _Loader:
         for place, item in enumerate(raw):
             try:
                 self.nodes.append(self._node(item))
-            except (
-                KeyError,
-                TypeError,
-                ValueError,
-                IndexError,
-                RuntimeError,
-                AttributeError,
-                NotImplementedError,
-                OverflowError,
-            ) as error:
+            except _MALFORMED as error:
                 raise ArtifactError(f"graph.json: $.nodes[{place}]: {type(error).__name__}: {error}") from error
         self.graph.outputs = [self._at(k) for k in self.header["outputs"]]
         if any(n.region not in (Region.MIXED, Region.CONSTANT) for n in self.graph.outputs):

@@ -1,6 +1,6 @@
 """The tables of a bound catalogue as files: one an item-only value, raw little-endian rows, mapped by who reads them.
 
-``table-K.bin`` is V rows of one value in C order and nothing else; its sizes, dtype and SHA-256 stand in ``graph.json``.
+``table-K.bin`` is V rows of one value in C order and nothing else; ``graph.json`` has its sizes, dtype and SHA-256.
 A mapping is private and its file read-only, so processes share the pages and none can change them for another.
 """
 

@@ -135,9 +135,7 @@ def run_original(
     return [t[: t.shape[0] // 2] if alone and own else t for t, own in zip(out, lead)]
 
 
-def check_rows_independent(
-    module: nn.Module, inputs: ModuleInputs, sides: Sides, lead: Sequence[bool | None]
-) -> None:
+def check_rows_independent(module: nn.Module, inputs: ModuleInputs, sides: Sides, lead: Sequence[bool | None]) -> None:
     """Raises ``Refused`` if a row of the original's output depends on the other rows of its input."""
     draw = draw_inputs(inputs, sides, 8, 8, seed=11)
     whole = run_original(module, inputs, sides, draw, lead)

@@ -70,7 +70,7 @@ class ItemColumns:
 
 @dataclass
 class _Sequences:
-    """Histories of a batch as sequences: which each request reads, how much of it, and ages for those that need them."""
+    """Histories of a batch as sequences: which of them each request reads, and how much of it."""
 
     rows_SL: NDArray[np.integer]
     actions_SL: NDArray[np.int32]

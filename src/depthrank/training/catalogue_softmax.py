@@ -1,8 +1,9 @@
 """Softmax over a whole catalogue for many positions, without the [P, V] matrix of logits.
 
-The loss of a row is ``-log softmax(h W^T + b)[target]`` and its gradient ``softmax - onehot``: both come from one block of
-logits, so forward computes the gradients too, block by block in cache, and backward only scales them. A step of 20,000
-positions over 3,416 items would otherwise write and read 270 MB several times. What is given up: second derivatives.
+The loss of a row is ``-log softmax(h W^T + b)[target]`` and its gradient ``softmax - onehot``: both come from one block
+of logits, so forward computes the gradients too, block by block in cache, and backward only scales them. A step of
+20,000 positions over 3,416 items would otherwise write and read 270 MB several times. What is given up: second
+derivatives.
 
 Legend: P positions, V item rows, D width.
 """

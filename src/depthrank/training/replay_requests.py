@@ -45,8 +45,9 @@ class HeldOut:
 
     def requests(self, split: str, most: int, seed: int = 0) -> tuple[BatchLoader, int]:
         """At most ``most`` requests of a split, drawn at random, one a batch, with the candidates that an evaluation
-        ranks; and how many there are."""
+        ranks; and how many there are. Where a candidate was shown is left out: serving does not know it either."""
         chosen = drawn(self.examples, split, most, seed)
+        chosen = replace(chosen, position=np.full_like(chosen.position, -1))
         one_by_one = msgspec.structs.replace(self.spec.training, batch_requests=1)
         loader = BatchLoader(
             chosen,

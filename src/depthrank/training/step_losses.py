@@ -1,8 +1,8 @@
 """The losses of one training step: every level's own, distillation, survival.
 
-All sequences of a batch are encoded once. Where data has positives only and the catalogue is small, every request trains
-the router by a softmax over the whole catalogue, and the deep requests' negatives are picked from it too; otherwise a
-request's candidates were shown or drawn, and levels beyond the router keep the survivors of those drawn.
+All sequences of a batch are encoded once. Where data has positives only and the catalogue is small, every request
+trains the router by a softmax over the whole catalogue, and the deep requests' negatives are picked from it too;
+otherwise a request's candidates were shown or drawn, and levels beyond the router keep the survivors of those drawn.
 
 Legend: R requests, N candidates, C slots a request, V item rows, K tasks, P positives.
 """

@@ -1,10 +1,10 @@
 """The survival loss: a shallow level keeps what the deepest level would put on top inside the width it hands on.
 
 For the deepest level's top n of a request and a width m, an item survives a shallow level when its score there is among
-the m highest. With t_m the m-th highest score, ``-log sigmoid((s - t_m) / T)`` is a smooth price of not surviving; its mean
-over the top n, the widths and the requests is the loss. Where candidates were sampled, one counts for as many as it stands
-for, so t_m is the threshold among all of them. Recall@m@n relaxed as in ARF (WWW 2024) and LCRON (ICML 2025), with the
-threshold instead of a soft permutation: linear in the candidates, and no gradient moves the deepest level.
+the m highest. With t_m the m-th highest score, ``-log sigmoid((s - t_m) / T)`` is a smooth price of not surviving; its
+mean over the top n, the widths and the requests is the loss. Where candidates were sampled, one counts for as many as
+it stands for, so t_m is the threshold among all of them. Recall@m@n relaxed as in ARF (WWW 2024) and LCRON (ICML 2025),
+with the threshold instead of a soft permutation: linear in the candidates, and no gradient moves the deepest level.
 
 Legend: R requests, N candidates, C slots a request, K tasks.
 """

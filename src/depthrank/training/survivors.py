@@ -1,9 +1,10 @@
 """Which negatives train a deeper level: those it will see, the survivors of the router, and some of the others.
 
-Of the negatives a request could have (the catalogue, or those drawn for it) the router's k highest are taken for certain
-and m of the remaining n are drawn without replacement. A taken one stands for itself, a drawn one for n / m, so a softmax
-or a weighted log loss over them estimates the one over all without bias. Without that correction the deeper level learns
-from survivors alone that whatever the router likes is wrong, and unlearns what the router knows (docs/log.md).
+Of the negatives a request could have (the catalogue, or those drawn for it) the router's k highest are taken for
+certain and m of the remaining n are drawn without replacement. A taken one stands for itself, a drawn one for n / m, so
+a softmax or a weighted log loss over them estimates the one over all without bias. Without that correction the deeper
+level learns from survivors alone that whatever the router likes is wrong, and unlearns what the router knows
+(docs/log.md).
 
 Legend: R requests, C candidates a request could have, M = k + m taken.
 """
@@ -18,7 +19,7 @@ from torch import Tensor
 
 @dataclass
 class Picked:
-    """``index_RM`` into the candidates, ``taken_RM`` False in unused places, ``log_factor_RM`` log of what one stands for."""
+    """``index_RM``: places among the candidates; ``taken_RM``: used; ``log_factor_RM``: log of what one stands for."""
 
     index_RM: Tensor
     taken_RM: Tensor
@@ -38,5 +39,7 @@ def pick_negatives(
     drawn_R = rest_RC.sum(1).clamp_max(other_Rm.shape[1])
     log_factor_R = (rest_RC.sum(1).clamp_min(1) / drawn_R.clamp_min(1)).log()
     taken_RM = torch.cat((eligible_RC.gather(1, top_Rk), rest_RC.gather(1, other_Rm)), dim=1)
-    log_factor_RM = torch.cat((torch.zeros_like(top_Rk, dtype=log_factor_R.dtype), log_factor_R.unsqueeze(1).expand_as(other_Rm)), 1)
+    log_factor_RM = torch.cat(
+        (torch.zeros_like(top_Rk, dtype=log_factor_R.dtype), log_factor_R.unsqueeze(1).expand_as(other_Rm)), 1
+    )
     return Picked(torch.cat((top_Rk, other_Rm), dim=1), taken_RM, log_factor_RM)

@@ -49,7 +49,6 @@ from depthrank.training.replay_requests import HeldOut
 from depthrank.training.report import render_report
 from depthrank.training.step_losses import picks_from_catalogue
 
-
 STATISTICS_ROWS = 50_000  # training candidates that tell where the quantiles of float columns lie
 
 
@@ -331,7 +330,10 @@ def _probabilities(model: ElasticRanker, scored: Scored) -> np.ndarray:
 
 
 def level_metrics(tasks: list[str], model: ElasticRanker, scored: Scored) -> list[dict[str, dict[str, float | None]]]:
-    """AUC, GAUC, NE and log loss by level and task on the scored candidates; None where a task has one class only."""
+    """AUC, GAUC, NE and log loss by level and task on the scored candidates; None where a task has one class only.
+
+    NE and log loss count sampled negatives by importance, as calibration does; AUC and GAUC are of the scored order.
+    """
     _, user_N = np.unique(scored.user_N.astype(str), return_inverse=True)
     probability_LNK = _probabilities(model, scored)
     levels = []
@@ -340,12 +342,13 @@ def level_metrics(tasks: list[str], model: ElasticRanker, scored: Scored) -> lis
         for k, task in enumerate(tasks):
             known = np.isfinite(scored.label_NK[:, k])
             y, p, u = scored.label_NK[known, k], probability_NK[known, k].astype(np.float64), user_N[known]
+            w = scored.weight_N[known].astype(np.float64)
             usable = y.size > 0 and y.min() < y.max()
             by_task[task] = {
                 "auc": auc(y, p) if usable else None,
                 "gauc": gauc(y, p, u) if usable else None,
-                "ne": normalized_entropy(y, p) if usable else None,
-                "logloss": logloss(y, p) if usable else None,
+                "ne": normalized_entropy(y, p, w) if usable else None,
+                "logloss": logloss(y, p, w) if usable else None,
             }
         levels.append(by_task)
     return levels

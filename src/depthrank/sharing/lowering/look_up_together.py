@@ -88,7 +88,7 @@ def _table(r: Rebuild, node: Node) -> Node:
 
 def _whole(r: Rebuild, node: Node, args: tuple[Any, ...]) -> Node | None:
     """A join of consecutive pieces of one lookup is the lookup itself, or a stretch of it."""
-    parts, axis = args
+    parts = args[0]
     stretches: list[Node] = []
     for part in parts:
         piece = _piece(part)

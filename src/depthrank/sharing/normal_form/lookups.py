@@ -27,7 +27,9 @@ def embedding(reader: Reader, weight: Layout, index: Layout, padding_idx: int = 
 
 @rule("aten.embedding_renorm.default")
 def renormalised(reader: Reader, *args: Any) -> None:
-    reader.refuse("an embedding with max_norm writes to its table in forward; renormalise the table once, drop max_norm")
+    reader.refuse(
+        "an embedding with max_norm writes to its table in forward; renormalise the table once, drop max_norm"
+    )
 
 
 @rule("aten.embedding_bag.padding_idx", "aten._embedding_bag.default", "aten._embedding_bag_forward_only.default")

@@ -31,7 +31,11 @@ class RowCount:
 
 
 ROW_COUNT = RowCount()
-_IGNORED = ("aten._assert_tensor_metadata.default", "aten._assert_scalar.default", "aten._assert_async.msg")
+_IGNORED: tuple[str, ...] = (
+    "aten._assert_tensor_metadata.default",
+    "aten._assert_scalar.default",
+    "aten._assert_async.msg",
+)
 _IGNORED += ("aten.sym_size.int", "aten.sym_numel.default", "aten.sym_constrain_range_for_size.default")
 _IGNORED += ("aten._local_scalar_dense.default", "aten.item.default", "aten.sym_constrain_range.default")
 FAULT = "a fault of the compiler: report the model, and use the original meanwhile"

@@ -80,7 +80,9 @@ def _whole_batches(reader: Reader, x: Layout, dim: int, sizes: list[tuple[int, b
         reader.forbid_batch(x, dim, "splitting")
     if len(sizes) == 1:
         return [x]
-    thick = canonical(reader.graph, Layout(x.node, (*x.groups[:dim], x.groups[dim][:-1], (BATCH,), *x.groups[dim + 1 :])))
+    thick = canonical(
+        reader.graph, Layout(x.node, (*x.groups[:dim], x.groups[dim][:-1], (BATCH,), *x.groups[dim + 1 :]))
+    )
     out, first = [], 0
     for size, _ in sizes:
         piece = cut(reader, thick, dim, first, size)

@@ -6,7 +6,6 @@ from typing import Any
 
 import torch
 
-from depthrank.sharing.ir import Node
 from depthrank.sharing.layout import BATCH, Layout, align, canonical, plain, reshape
 from depthrank.sharing.normal_form.reader import Reader, RowCount, rule
 from depthrank.sharing.normal_form.selection import cast_node, cut, first_entry, joined
@@ -95,11 +94,15 @@ def _put(reader: Reader, x: Layout, dim: int, positions: list[int], values: Layo
     """Written positions come from the values, the others from x: one take of both laid side by side."""
     reader.forbid_batch(x, dim, "a write to particular rows of")
     source = Layout(values.node, ((),) * (x.rank - values.rank) + values.groups)
-    if any(d != dim and (source.size(d), source.holds_batch(d)) != (x.size(d), x.holds_batch(d)) for d in range(x.rank)):
+    if any(
+        d != dim and (source.size(d), source.holds_batch(d)) != (x.size(d), x.holds_batch(d)) for d in range(x.rank)
+    ):
         if source.node.numel != 1 or source.node.batched:
             reader.refuse("a write that broadcasts its values has no rule for sharing")
         nodes, groups, dims = align(reader.graph, [source, x])
-        source = cut(reader, Layout(reader.node("expand", [nodes[0], dims], dims, source.node.dtype), groups), dim, 0, 1)
+        source = cut(
+            reader, Layout(reader.node("expand", [nodes[0], dims], dims, source.node.dtype), groups), dim, 0, 1
+        )
     if source.size(dim) != len(positions):
         source = joined(reader, [source] * len(positions), dim)
     both = canonical(reader.graph, _assemble(reader, x, [x, source], dim))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import torch
 
-from depthrank.sharing.algebra import Concat, Part, Val, Value, concat, replaced
+from depthrank.sharing.algebra import Concat, Part, Val, Value, concat, numel, replaced
 from depthrank.sharing.ir import Region
 from depthrank.sharing.operators import split_equation
 from depthrank.sharing.sharer import Call, Declined, Sharer
@@ -27,6 +27,8 @@ def split_products_over_concat(s: Sharer, call: Call) -> Value | Declined | None
     if len(named) == 2 and named[0][2] != named[1][2] and min(_request_share(v) for v, _, _ in named) < MOSTLY:
         return Declined("both factors are concats over different axes", tuple(_nodes(a) + _nodes(b)))
     letter = named[0][2]
+    if letter not in out and len(named) == 1 and _small_beside(named[0][0], b if named[0][0] is a else a):
+        return Declined("written out, the concat is smaller than the slices of the other factor", tuple(_nodes(a)))
     zero = [v for v in (a, b) if isinstance(v, Val) and s.is_known(v, 0.0)]
     if zero:
         return Val(s.reshape(s.graph.literal(torch.zeros((), dtype=call.dtype)), [1] * len(call.dims)), call.dims)
@@ -52,6 +54,13 @@ def split_products_over_concat(s: Sharer, call: Call) -> Value | Declined | None
     ):
         return Declined("every part of the product is candidate-side", tuple(_nodes(a) + _nodes(b)))
     return concat(out.index(letter) - len(out), results, call.dims)
+
+
+def _small_beside(cat: Concat, other: Value) -> bool:
+    """Is a half-mixed concat no larger than the candidate-side factor, which would be cut and copied for its parts?"""
+    if not isinstance(other, Val) or other.region != Region.MIXED or _request_share(cat) >= MOSTLY:
+        return False
+    return numel(other.node.dims) >= numel(cat.dims)
 
 
 def _request_share(cat: Concat) -> float:
