@@ -45,7 +45,7 @@ from torch.utils._pytree import tree_leaves
 
 from counted_work import CountedBytes
 from depthrank.cli.threads import set_torch_threads
-from machine_facts import copy_bytes, linear_flops, machine_facts, show_facts, torch_facts
+from machine_facts import COPIED_FLOATS, machine_facts, show_facts, torch_facts
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "sharing"))
 
@@ -234,9 +234,36 @@ def moved_bytes(call: Call) -> int:
     return counter.moved
 
 
+def clock() -> float:
+    """Seconds of CPU of this thread where it works alone, of the wall where there are more."""
+    return time.thread_time() if torch.get_num_threads() == 1 else time.perf_counter()
+
+
+def fastest_seconds(call: Call, rounds: int = 12) -> float:
+    """The best of some calls, after one to warm up."""
+    call()
+    times = []
+    for _ in range(rounds):
+        start = clock()
+        call()
+        times.append(clock() - start)
+    return min(times)
+
+
 def matmul_rate(num_rows: int) -> float:
     """FLOP/s of a linear of N rows at its better width: 512 or 1024."""
-    return max(linear_flops(num_rows, width) for width in (512, 1024))
+    rates = []
+    for width in (512, 1024):
+        x, weight = torch.randn(num_rows, width), torch.randn(width, width)
+        rates.append(2 * num_rows * width**2 / fastest_seconds(bind_call(nn.functional.linear, x, weight)))
+    return max(rates)
+
+
+def copy_rate() -> float:
+    """Bytes a second, read plus written, of a copy that no cache holds."""
+    source = torch.randn(COPIED_FLOATS)
+    target = torch.empty_like(source)
+    return 2 * source.numel() * 4 / fastest_seconds(bind_call(target.copy_, source))
 
 
 def resident_bytes(key: str) -> int:
@@ -262,7 +289,6 @@ def timed(calls: Mapping[str, Call], seconds: float, max_rounds: int = 200) -> d
     times: dict[str, list[float]] = {name: [] for name in calls}
     spent = dict.fromkeys(calls, 0.0)
     share_of_time = seconds / max(len(calls), 1)
-    clock = time.thread_time if torch.get_num_threads() == 1 else time.perf_counter
     for _ in range(max_rounds):
         for name, call in calls.items():
             if len(times[name]) >= 2 and spent[name] > share_of_time:
@@ -289,7 +315,7 @@ def measure_model(name: str, args: argparse.Namespace, save: Callable[[dict[str,
         "load": [round(x, 2) for x in os.getloadavg()],
         "failures": field.failures, "build_seconds": field.build_seconds, "first_call_seconds": {}, "sizes": {},
     }  # fmt: skip
-    rate_of_copy = copy_bytes()
+    rate_of_copy = copy_rate()
     for num_candidates in args.candidates:
         inputs = field.inputs(num_candidates)
         truth = pairwise(model, field.eager, inputs)

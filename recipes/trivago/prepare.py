@@ -2,8 +2,8 @@
 
     python recipes/trivago/prepare.py [--data ../shared/data/trivago] [--out work/trivago]
 
-A click-out is a request: the displayed hotels, their prices and places, and the one that was clicked. Actions on a hotel before it
-are history; actions whose reference is no hotel (filters, sort orders, destinations) are left out.
+A click-out is a request: the displayed hotels, their prices and places, and the one that was clicked. Actions on a
+hotel before it are history; actions whose reference is no hotel (filters, sort orders, destinations) are left out.
 """
 
 from __future__ import annotations

@@ -49,7 +49,7 @@ needs_compiler = pytest.mark.skipif(bool(compiler_missing()), reason="needs a C+
 @needs_compiler
 def test_two_compiled_models_of_one_class_each_keep_their_own_weights_at_any_number_of_candidates() -> None:
     one, two = shared_ranker(1), shared_ranker(2)
-    first, second = one.compile(), two.compile()
+    first, second = one.compile(only_if_faster=False), two.compile(only_if_faster=False)
     assert first.compilation.backend == "torch.compile"
     assert first.compilation.seconds > 0
     assert one.compilation.backend == "none"
@@ -84,6 +84,19 @@ print(model.compilation.backend)
         [sys.executable, "-c", code], capture_output=True, text=True, env=environment, timeout=300, check=False
     )
     assert done.stdout.strip() == "AOTInductor", done.stderr
+
+
+@pytest.mark.parametrize(("only_if_faster", "backend"), [(True, "none"), (False, "torch.compile")])
+def test_a_compiled_form_that_is_slower_is_not_used_unless_asked_for(
+    only_if_faster: bool, backend: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seconds = iter((0.3, 0.1))  # of the compiled form, then of the other
+    monkeypatch.setattr("depthrank.sharing.compilation._seconds", lambda parts, sample: next(seconds))
+    shared = shared_ranker(6)
+    model = shared.compile(only_if_faster=only_if_faster, backend="eager")
+    assert model.compilation.backend == backend
+    assert ("3.0 times as long" in model.compilation.note) == only_if_faster
+    assert torch.equal(model(REQUEST, candidates(5)), shared(REQUEST, candidates(5)))
 
 
 def hide_compilers(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -101,8 +101,13 @@ def test_the_routers_loss_is_the_softmax_over_every_known_item():
 def test_negatives_from_the_catalogue_are_unseen_and_stand_for_all_the_rest():
     model, inputs, seen = model_of().eval(), step(), []
     start = model.start
-    model.start = lambda items, candidates: seen.append(candidates) or start(items, candidates)  # type:
-    ignore[method-assign] losses = losses_of(model, inputs, deep_negatives=12, survivor_share=0.5)
+
+    def watched(items, candidates):
+        seen.append(candidates)
+        return start(items, candidates)
+
+    model.start = watched  # type: ignore[method-assign]
+    losses = losses_of(model, inputs, deep_negatives=12, survivor_share=0.5)
     labels = losses.labels
     for r in range(REQUESTS):
         own = labels.request_of_candidate_N == r

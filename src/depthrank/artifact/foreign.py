@@ -1,4 +1,4 @@
-"""Foreign levels in an artifact: a shared graph each, of allow-listed operators, and its tensors; no Python of theirs."""
+"""Foreign levels in an artifact: a shared graph each, of allow-listed operators, and its tensors; no Python."""
 
 from __future__ import annotations
 

@@ -196,9 +196,7 @@ class FeatureEncoder:
             if part.origin == "match":
                 assert history is not None, "history_match features need the requests' histories"
                 self._write_match(part, floats, items_catalogue, history, item_rows, request_of_candidate)
-                for i, source in enumerate(_compared(part, columns, len(item_rows), problems)):
-                    place = NUM_FLOATS + i * FLOATS_A_COMPARISON
-                    _write_comparison(source, floats, place, request_of_candidate)
+                _write_comparisons(part, columns, floats, request_of_candidate, problems)
             elif step.codec is None:
                 assert query is not None, "counter features need counters"
                 floats[:] = query.floats(part.name)
@@ -337,25 +335,22 @@ def _sent(
     return SentValues(values, path, indexed, problems)
 
 
-def _compared(
-    part: Planned, columns: Mapping[str, Values | None], n: int, problems: list[FieldProblem]
-) -> list[Source | None]:
-    """The candidate columns that a history match compares; None for one that was not sent."""
-    assert isinstance(part.feature, HistoryMatch)
-    named = [replace(part, column=name) for name in part.feature.compare]
-    return [_sent(columns, one, "$.candidates", n, True, problems) for one in named]
-
-
-def _write_comparison(
-    source: Source | None, floats: NDArray[np.float32], place: int, request_of_candidate: Int64
+def _write_comparisons(
+    part: Planned,
+    columns: Mapping[str, Values | None],
+    floats: NDArray[np.float32],
+    request_of_candidate: Int64,
+    problems: list[FieldProblem],
 ) -> None:
-    """Two columns from ``place`` on; (0, missing) where nothing was sent."""
-    if source is None:
-        floats[:, place : place + FLOATS_A_COMPARISON] = (0.0, 1.0)
-        return
-    values, missing = source.numbers()
-    compared = compare_floats(floats[:, NEWEST], values, missing, request_of_candidate)
-    floats[:, place : place + FLOATS_A_COMPARISON] = compared
+    """Two float columns for each candidate column that is compared; (0, missing) where nothing was sent."""
+    assert isinstance(part.feature, HistoryMatch)
+    for i, name in enumerate(part.feature.compare):
+        place = NUM_FLOATS + i * FLOATS_A_COMPARISON
+        source = _sent(columns, replace(part, column=name), "$.candidates", len(floats), True, problems)
+        found: NDArray[np.float32] | tuple[float, float] = (0.0, 1.0)
+        if source is not None:
+            found = compare_floats(floats[:, NEWEST], *source.numbers(), request_of_candidate)
+        floats[:, place : place + FLOATS_A_COMPARISON] = found
 
 
 def _write(

@@ -46,7 +46,7 @@ def match_floats(
     inside = np.arange(history.rows.shape[1]) < history.length[:, None]
     inside &= (history.actions & plan.action_bits) != 0
     request, place = np.nonzero(inside)  # by request, oldest first
-    rows = np.concatenate((history.rows[request, place], item_rows))
+    rows = np.concatenate((history.rows[request, place].astype(np.int64), item_rows))
     value, known = _values(items, plan.column, rows)
     num_tokens, span = len(request), int(value.max(initial=0)) + 1
     kept = np.flatnonzero(known[:num_tokens])

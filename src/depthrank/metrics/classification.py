@@ -86,12 +86,14 @@ def logloss(label: Floats, probability: Floats, weight: Floats | None = None) ->
 def normalized_entropy(label: Floats, probability: Floats, weight: Floats | None = None) -> float:
     """Log loss over the entropy of the base rate: a constant base rate has 1, lower is better; NaN with one class.
 
-    Rows count by ``weight`` where one is given, in the loss and in the base rate. Source: He et al., Practical Lessons from Predicting Clicks on Ads at Facebook, ADKDD 2014.
+    Rows count by ``weight`` where one is given, in the loss and in the base rate. Source: He et al., Practical Lessons
+    from Predicting Clicks on Ads at Facebook, ADKDD 2014.
     """
     if not len(label):
         return float("nan")
     weight = np.ones(len(label)) if weight is None else weight
-    return ne_of_sums(float(row_logloss(label, probability) @ weight), float(weight @ (label > 0)), float(weight.sum()))
+    loss_sum = float(row_logloss(label, probability) @ weight)
+    return ne_of_sums(loss_sum, float(weight @ (label > 0)), float(weight.sum()))
 
 
 def ne_of_sums(loss_sum: float, positives: float, count: float) -> float:

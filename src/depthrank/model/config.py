@@ -13,6 +13,7 @@ from depthrank.errors import SpecError
 from depthrank.features import EncoderLayout, SideLayout
 from depthrank.model.foreign_inputs import ForeignInput
 from depthrank.schema import Spec
+from depthrank.schema.dataset import EventsFile
 from depthrank.tables import TableSlot
 
 
@@ -76,7 +77,8 @@ class ModelConfig:
     width: int = 64
     table_width: int = 32
     float_bins: int = 12
-    feature_dropout: float = 0.1
+    feature_dropout: float = 0.0
+    small_tables: bool = False
     heads: int = 4
     ffn_multiple: int = 2
     request_tokens: int = 4
@@ -186,6 +188,11 @@ def preset(config: ModelConfig, name: str) -> ModelConfig:
     return replace(config, **_PRESETS[name])
 
 
+# Shown candidates come with features and few examples an id, learned by heart within an epoch (docs/quality.md).
+# Positives alone are often nothing but ids: there they carry the prediction.
+_FROM_SHOWN: dict[str, Any] = {"feature_dropout": 0.1, "small_tables": True}
+
+
 def derive_model_config(
     spec: Spec, layout: EncoderLayout, prior_logit: tuple[float, ...], foreign: Sequence[ForeignConfig] = ()
 ) -> ModelConfig:
@@ -202,6 +209,7 @@ def derive_model_config(
         candidate=SideConfig.of(layout.candidate),
         history_length=spec.history.length,
         time_gaps=spec.model.time_gaps,
+        **_FROM_SHOWN if not isinstance(spec.dataset.main, EventsFile) else {},
     )
     config = preset(config, spec.model.preset)
     settings = spec.model

@@ -10,7 +10,7 @@ Legend: R requests, N candidates, S sequences, L history length, P = L + 1, D wi
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -60,12 +60,13 @@ class ElasticRanker(nn.Module):
         self.register_buffer("calibration_scale_LK", torch.ones(config.num_levels, len(config.tasks)))
         self.register_buffer("calibration_offset_LK", torch.zeros(config.num_levels, len(config.tasks)))
         self.register_buffer("prior_K", torch.tensor(config.prior_logit, dtype=torch.float32), persistent=False)
-        sizes = {
+        sizes: dict[str, Any] = {
             "table_width": config.table_width,
             "width": width,
             "hidden": 2 * width,
             "bins": config.float_bins,
             "feature_dropout": config.feature_dropout,
+            "small_tables": config.small_tables,
         }
         self.item_features = FeatureTokens(config.item, num_tokens=config.item_tokens, **sizes)
         self.request_features = FeatureTokens(config.request, num_tokens=config.request_tokens, **sizes)

@@ -13,8 +13,7 @@ from depthrank.model.config import SideConfig
 from depthrank.model.float_inputs import FloatInputs
 from depthrank.tables import FusedTable
 
-SEVERAL = 4  # a side of so many features can miss some: only there are features dropped, and tables start small
-SMALL = 0.01  # standard deviation of such tables at the start: a rare id says nothing until it has learned something
+SMALL = 0.01  # standard deviation of a small table at the start: a rare id says nothing until it has learned something
 MAX_BINNED = 64  # a side with more float columns holds vectors: there bins cost more than they tell
 
 
@@ -31,15 +30,15 @@ class FeatureTokens(nn.Module):
         hidden: int,
         bins: int = 0,
         feature_dropout: float = 0.0,
+        small_tables: bool = False,
     ) -> None:
         super().__init__()
         self.width, self.num_tokens = width, num_tokens
         self.floats = FloatInputs(side.num_floats, bins if side.num_floats <= MAX_BINNED else 0)
         self.num_inputs = len(side.slots) * table_width + self.floats.num_inputs
         self.table = FusedTable(side.slots, table_width) if side.slots else None
-        several = len(side.slots) >= SEVERAL
-        self.feature_dropout = feature_dropout if several else 0.0
-        if self.table is not None and several:
+        self.feature_dropout = feature_dropout
+        if self.table is not None and small_tables:
             nn.init.normal_(self.table.weight, std=SMALL)
         # The constant input stands in for a bias in the first map only, so that a side may be empty.
         self.constant = nn.Parameter(torch.randn(width) * width**-0.5)

@@ -65,7 +65,7 @@ class FloatInputs(nn.Module):
 def _edges(x_n: Tensor, bins: int) -> Tensor:
     """B + 1 ascending edges: quantiles; where one value is so frequent that it would take several of them (a count that
     is nearly always 0), that value and the quantiles of all others."""
-    values, counts = x_n.unique(return_counts=True)
+    values, counts = torch.unique(x_n, return_counts=True)
     most = int(counts.argmax())
     rest_n = x_n[x_n != values[most]]
     if int(counts[most]) * bins <= x_n.shape[0] or not rest_n.shape[0]:

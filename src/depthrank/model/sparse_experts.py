@@ -40,11 +40,12 @@ class SparseExperts(nn.Module):
         sorted_MD = x_MD[order_M]
         parts = [
             expert(rows)
-            for expert, rows in zip(self.experts, sorted_MD.split(count_E), strict=True)
+            for expert, rows in zip(self.experts, torch.split(sorted_MD, count_E), strict=True)
             if rows.shape[0]
         ]
-        out_MD = torch.cat(parts) if parts else x_MD.new_zeros(0, self.width_out)
-        out_MD = torch.empty_like(out_MD).index_copy(0, order_M, out_MD) * weight_M.unsqueeze(1).to(out_MD.dtype)
+        joined_MD = torch.cat(parts) if parts else x_MD.new_zeros(0, self.width_out)
+        out_MD: Tensor = torch.empty_like(joined_MD).index_copy(0, order_M, joined_MD)
+        out_MD = out_MD * weight_M.unsqueeze(1).to(out_MD.dtype)
         if self.training:
             used_E = torch.tensor(count_E, device=x.device) / max(x_MD.shape[0], 1)
             self.balance = len(self.experts) * (used_E * share_ME.mean(dim=0)).sum()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
+import msgspec
 from msgspec import Meta
 
 from depthrank.schema.dataset import Count, Name, Section
@@ -50,7 +51,7 @@ class ForeignSettings(Section, frozen=True, kw_only=True):
 
     level: Annotated[int, Meta(ge=0, le=16)]
     module: Name
-    options: dict[str, Any] = {}
+    options: dict[str, Any] = msgspec.field(default_factory=dict)
     inputs: tuple[Name, ...] = ()
     tasks: tuple[Name, ...] = ()
     outputs: Literal["logits", "probabilities"] = "logits"
@@ -89,7 +90,8 @@ class TrainingSettings(Section, frozen=True, kw_only=True):
     that the router ranks highest, as when serving, the others random, with the correction that each of both needs.
     ``distillation`` weighs the pull of shallow levels towards the deepest, ``survival`` the loss that keeps the deepest
     level's top items inside shallower levels' top ``survival_widths``. ``validation_requests``: a fixed random part of
-    validation.
+    validation. ``min_window``: a training request may read its history from a later event on, so that more requests
+    share an encoding, as long as this share of ``history.length`` is left; 1: exactly what serving reads.
     """
 
     epochs: Annotated[int, Meta(ge=0, le=1_000_000)] = 10

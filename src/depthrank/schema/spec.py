@@ -91,8 +91,8 @@ class Spec(Section, frozen=True, kw_only=True):
 
     @property
     def history_events(self) -> int:
-        """Log events read for one history: enough for ``length`` tokens and one more (which tells that the window is not
-        the whole history) where several actions fall on one item."""
+        """Log events read for one history: enough for ``length`` tokens and one more, which tells that the window is
+        not the whole history, where several actions fall on one item."""
         return (self.history.length + 1) * len(self.history_actions)
 
     @property

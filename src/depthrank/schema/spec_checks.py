@@ -30,7 +30,8 @@ def check_between_fields(spec: Spec, broken: Collection[str]) -> Iterator[FieldP
     def sound(path: str) -> bool:
         return not any(b == path or b.startswith((path + ".", path + "[")) or path.startswith(b + ".") for b in broken)
 
-    for check in (_check_dataset, _check_tasks, _check_value, _check_features, _check_actions, _check_split, _check_foreign):
+    checks = (_check_dataset, _check_tasks, _check_value, _check_features, _check_actions, _check_split, _check_foreign)
+    for check in checks:
         yield from check(spec, sound)
 
 

@@ -30,6 +30,7 @@ from depthrank.sharing.verify import TOLERANCE, distance, tensors_of
 
 Inputs = Mapping[str, Tensor]
 WARM_UP_ROWS = (7, 12)  # two sizes: a form that holds for one alone is found out
+TRIED_ROWS = 1000  # candidates at which the compiled form must be the faster one
 COMPILERS = ("c++", "g++", "clang++", "g++-12", "g++-13", "clang")
 
 
@@ -75,8 +76,13 @@ def compiler_missing() -> str:
     return "" if any(map(shutil.which, COMPILERS)) else "no C++ compiler on PATH"
 
 
-def compile_parts(parts: Parts, sample: Sample, options: Mapping[str, Any]) -> tuple[Parts, Compilation]:
-    """Parts through ``torch.compile`` with a dynamic number of candidates, warmed up on one request and checked."""
+def compile_parts(
+    parts: Parts, sample: Sample, options: Mapping[str, Any], only_if_faster: bool
+) -> tuple[Parts, Compilation]:
+    """Parts through ``torch.compile`` with a dynamic number of candidates, warmed up on one request and checked.
+
+    ``only_if_faster`` tries both forms and keeps the parts as they were if compiling slows them down.
+    """
     missing = compiler_missing()
     if missing and options.get("backend", "inductor") == "inductor":
         return parts, _uncompiled(missing)
@@ -88,7 +94,22 @@ def compile_parts(parts: Parts, sample: Sample, options: Mapping[str, Any]) -> t
 
     compiled = parts.passed_through(through)
     _check(parts, compiled, sample)
-    return compiled, Compilation("torch.compile", time.perf_counter() - began)
+    slower = _seconds(compiled, sample) / _seconds(parts, sample) if only_if_faster else 0.0
+    seconds = time.perf_counter() - began
+    if slower > 1.0:
+        note = f"compiled, {TRIED_ROWS} candidates take {slower:.1f} times as long: the model runs uncompiled"
+        return parts, Compilation("none", seconds, note)
+    return compiled, Compilation("torch.compile", seconds)
+
+
+def _seconds(parts: Parts, sample: Sample, rounds: int = 5) -> float:
+    """The best of a few calls."""
+    times = []
+    for _ in range(rounds):
+        start = time.perf_counter()
+        sample.scores(parts, TRIED_ROWS)
+        times.append(time.perf_counter() - start)
+    return min(times)
 
 
 def compile_parts_ahead(parts: Parts, sample: Sample, folder: Path) -> tuple[Parts, Compilation]:

@@ -436,11 +436,20 @@ VIEWS = frozenset(("rows_of", "reshape", "permute", "expand", "aten.slice.Tensor
 
 
 def bytes_per_row(node: Node) -> int:
-    """Bytes that this node reads and writes for one row, constants apart; views are free."""
-    if node.op in ("input", "parameter") or node.op in VIEWS:
+    """Bytes that this node reads and writes for one row, constants apart; views are free, and so is one request's
+    value that stands for every candidate's row: it stays one row in the cache.
+    """
+    if node.op in ("input", "parameter") or node.op in VIEWS or is_one_row(node):
         return 0
-    size = node.dtype.itemsize * node.numel
-    return size + sum(n.dtype.itemsize * n.numel for n in node.inputs() if n.batched and n.region == node.region)
+    read = [n for n in node.inputs() if n.batched and n.region == node.region and not is_one_row(n)]
+    return node.dtype.itemsize * node.numel + sum(n.dtype.itemsize * n.numel for n in read)
+
+
+def is_one_row(node: Node) -> bool:
+    """Is this a value of the request (or of nobody) that is broadcast to candidates?"""
+    while node.op in VIEWS and node.region == Region.MIXED:
+        node = node.args[0]
+    return node.op in ("lift", "spread") and node.args[0].region in (Region.CONSTANT, Region.REQUEST)
 
 
 def shape_on_meta(node: Node) -> list[tuple[tuple[int, ...], torch.dtype]]:

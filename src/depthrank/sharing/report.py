@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from depthrank.sharing.compiler import NormalForm
-from depthrank.sharing.cost import Work, work_by_region
+from depthrank.sharing.cost import Work, sharing_pays, work_by_region
 from depthrank.sharing.ir import Node, Region
 from depthrank.sharing.operators import flops_per_row
 from depthrank.sharing.program import Program
@@ -123,7 +123,7 @@ def make_report(sharer: Sharer, form: NormalForm, program: Program, bound: Progr
         bytes_per_request=per[Region.REQUEST].bytes,
         bytes_per_candidate=per[Region.MIXED].bytes,
         frontier_bytes=sum(n.numel * n.dtype.itemsize for n in frontier),
-        pays=after.seconds < 1.02 * before.seconds,
+        pays=sharing_pays(before, after),
         seconds_before=before.seconds,
         seconds_after=after.seconds,
         weighed_at=num_candidates,
@@ -138,7 +138,7 @@ def make_report(sharer: Sharer, form: NormalForm, program: Program, bound: Progr
         report.applied.append(Line("read_only_needed_positions", form.cut_operations, ()))
     if not report.pays:
         report.notes.append(
-            "nothing pays: by estimate the original is as fast, so calls run it on replicated request inputs"
+            "nothing pays: by estimate the original is faster, so calls run it on replicated request inputs"
         )
     return report
 

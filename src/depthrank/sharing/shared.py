@@ -124,13 +124,14 @@ class Shared(nn.Module):
 
         return Trainable(self.program)
 
-    def compile(self, **options: Any) -> Shared:  # type: ignore[override]
+    def compile(self, *, only_if_faster: bool = True, **options: Any) -> Shared:  # type: ignore[override]
         """The same model with each part passed through ``torch.compile`` (``options`` are its), for any number of
         candidates; compiled and checked before it is returned, which takes seconds to minutes (``compilation``).
 
-        Warns and runs uncompiled where there is no C++ compiler.
+        Inductor makes some models slower, attention over many small heads most of all: such a model stays uncompiled
+        unless ``only_if_faster`` is False. Warns and runs uncompiled where there is no C++ compiler.
         """
-        return self._with(*compile_parts(self.parts, self._sample(), options))
+        return self._with(*compile_parts(self.parts, self._sample(), options, only_if_faster))
 
     def compile_ahead(self, cache: str | Path) -> Shared:
         """The same model as an AOTInductor package, from the folder ``cache`` or made there.
@@ -260,9 +261,9 @@ class BoundShared(nn.Module):
     def explain(self, as_json: bool = False) -> str:
         return self.report.to_json() if as_json else str(self.report)
 
-    def compile(self, **options: Any) -> BoundShared:  # type: ignore[override]
+    def compile(self, *, only_if_faster: bool = True, **options: Any) -> BoundShared:  # type: ignore[override]
         """The same model with each part passed through ``torch.compile``, as ``Shared.compile`` does."""
-        return self._with(*compile_parts(self.parts, self._sample(), options))
+        return self._with(*compile_parts(self.parts, self._sample(), options, only_if_faster))
 
     def compile_ahead(self, cache: str | Path) -> BoundShared:
         """The same model as an AOTInductor package, as ``Shared.compile_ahead`` does; tables stay where they are."""

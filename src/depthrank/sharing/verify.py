@@ -193,6 +193,8 @@ class _Double(fx.Interpreter):
 
     def call_function(self, target: Any, args: Any, kwargs: Any) -> Any:
         widen = lambda v: torch.float64 if _is_narrow(v) else v  # noqa: E731
+        if target is torch.ops.aten.view.default:  # strides in double precision may be other ones
+            target = torch.ops.aten.reshape.default
         return _wide(super().call_function(target, pytree.tree_map(widen, args), pytree.tree_map(widen, kwargs)))
 
 

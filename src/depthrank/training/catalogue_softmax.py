@@ -53,5 +53,7 @@ def catalogue_softmax(user_PD: Tensor, item_VD: Tensor, bias_V: Tensor, target_P
     Everything is fp32; gradients reach the users, the items and the bias.
     """
     with torch.autocast(user_PD.device.type, enabled=False):
-        loss: Tensor = _CatalogueSoftmax.apply(user_PD.float(), item_VD.float(), bias_V.float(), target_P)
+        loss: Tensor = _CatalogueSoftmax.apply(  # type: ignore[no-untyped-call]
+            user_PD.float(), item_VD.float(), bias_V.float(), target_P
+        )
     return loss

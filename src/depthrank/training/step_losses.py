@@ -72,7 +72,7 @@ class StepObjective:
         if inputs.from_catalogue:
             candidates, labels = self._from_catalogue(seen, items, inputs, generator)
         routed_NK = self.model.route(seen, items, candidates).float()
-        losses = [self._router_loss(routed_NK, labels, catalogue)]
+        losses = [self._router_loss(routed_NK, labels, catalogue, inputs.routed.row_R.shape[0])]
         if not inputs.from_catalogue and self.settings.deep_negatives is not None and self.model.config.num_levels > 1:
             index_N, labels = self._survivors(routed_NK.detach(), labels, generator)
             candidates, routed_NK = candidates.select(index_N), routed_NK[index_N]
@@ -80,11 +80,17 @@ class StepObjective:
         losses += [level_loss(logits, labels, self.tasks) for logits in logits_L[1:]]
         return StepLosses(logits_L, labels, losses, self._co_training(logits_L, labels))
 
-    def _router_loss(self, logits_NK: Tensor, labels: Labels, catalogue: Tensor | None) -> Tensor:
-        """The router's softmax is the catalogue's where there is one."""
+    def _router_loss(self, logits_NK: Tensor, labels: Labels, catalogue: Tensor | None, num_requests: int) -> Tensor:
+        """The router's softmax is the catalogue's where there is one.
+
+        That is a mean over all requests, the log loss one over the deep few: it counts by their share, or its noise
+        drowns the softmax (docs/log.md).
+        """
         if catalogue is None:
             return level_loss(logits_NK, labels, self.tasks)
-        return level_loss(logits_NK, labels, [replace(task, softmax=False) for task in self.tasks]) + catalogue
+        share = labels.layout.num_requests / max(1, num_requests)
+        binary = level_loss(logits_NK, labels, [replace(task, softmax=False) for task in self.tasks])
+        return share * binary + catalogue
 
     def _co_training(self, logits_L: list[Tensor], labels: Labels) -> Tensor:
         """What ties shallower levels to the deepest."""

@@ -208,12 +208,12 @@ class _Run:
         )
 
     def _task_losses(self) -> list[TaskLoss]:
-        """Sampled data is learned by softmax (which items) and binary (how likely); shown data as the spec says."""
+        """As the spec says; data with positives only is learned by softmax (which items) in any case."""
         sampled = isinstance(self.spec.dataset.main, EventsFile)
         return [
             TaskLoss(
                 task.weight,
-                task.loss in ("binary", "both") or sampled,
+                task.loss in ("binary", "both"),
                 task.loss in ("softmax", "both") or sampled,
                 self.spec.value.weights.get(name, 0.0),
             )
