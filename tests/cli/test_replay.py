@@ -31,7 +31,7 @@ def answer(world: Any, tmp_path: Path) -> Path:
 def test_an_explained_answer_replays_by_itself_and_tells_why(answer: Path, capsys: pytest.CaptureFixture[str]) -> None:
     replay(str(answer))
     said = capsys.readouterr().out.splitlines()
-    assert said[-1] == "the same decision" and any("budget" in line for line in said)
+    assert said[-1] == "the same decision" and any("of the full cost" in line for line in said)
 
 
 def test_a_bare_record_needs_the_artifact(answer: Path, world: Any, capsys: pytest.CaptureFixture[str]) -> None:

@@ -62,7 +62,8 @@ def rank_in_process(artifact: Path, log: str, films: Films) -> list[str]:
         past = ranker.history(PERSON, EVENTS_READ)
         candidates = films.unseen(frozenset(row["item"] for row in past if row["action"] in WATCHED))
         started = time.perf_counter()
-        answer = ranker.rank(Request(user=PERSON, candidates=list(candidates), top=len(candidates)))
+        everything = len(candidates)
+        answer = ranker.rank(Request(user=PERSON, candidates=list(candidates), top=everything, mode="full"))
         took_ms = (time.perf_counter() - started) * 1000
     finally:
         ranker.close()
@@ -92,7 +93,8 @@ def tell(address: str, films: Films, candidates: list[str]) -> None:
 
 def _rank(http: httpx.Client, candidates: list[str], explain: bool = False) -> Answer:
     """The answer over HTTP; what it returns is logged as shown, so it asks for a screenful."""
-    body = {"user": PERSON, "candidates": candidates, "top": min(SHOWN, len(candidates)), "explain": explain}
+    top = min(SHOWN, len(candidates))
+    body = {"user": PERSON, "candidates": candidates, "top": top, "explain": explain, "mode": "full"}
     response = http.post("/v1/rank", json=body)
     response.raise_for_status()
     answer: Answer = response.json()
