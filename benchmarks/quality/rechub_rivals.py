@@ -75,9 +75,9 @@ def _inputs(
     found: Inputs = {"_request": rows.request}
     for column in data.id_columns:
         ids = rows.ids[:, column.start : column.stop]
-        found[column.name] = ids[:, 0] if ids.shape[1] == 1 else ids
+        found[_key(column.name)] = ids[:, 0] if ids.shape[1] == 1 else ids
     for i, name in enumerate(data.float_names):
-        found[f"{name}_bin"] = np.searchsorted(edges[:, i], rows.floats[:, i])
+        found[_key(f"{name}_bin")] = np.searchsorted(edges[:, i], rows.floats[:, i])
     found["dense"] = np.clip((rows.floats - scale[0]) / scale[1], -5, 5)
     found["target_item"] = rows.item
     inside = np.arange(rows.history_item.shape[1]) < rows.history_length[:, None]
@@ -87,6 +87,11 @@ def _inputs(
         found[f"target_{column.name}"] = values[rows.item]
         found[f"past_{column.name}"] = np.where(inside, values[rows.history_item], 0)
     return found
+
+
+def _key(name: str) -> str:
+    """A name that torch takes for a module."""
+    return name.replace(".", "__")
 
 
 def _attended(data: Dataset) -> list:
@@ -100,8 +105,8 @@ def _features(data: Dataset, width: int) -> list:
     for column in data.id_columns:
         kind = SparseFeature if column.stop - column.start == 1 else SequenceFeature
         extra = {} if kind is SparseFeature else {"pooling": "mean", "padding_idx": 0}
-        found.append(kind(column.name, column.num_values, width, initializer=start, **extra))
-    return found + [SparseFeature(f"{name}_bin", BINS, width, initializer=start) for name in data.float_names]
+        found.append(kind(_key(column.name), column.num_values, width, initializer=start, **extra))
+    return found + [SparseFeature(_key(f"{name}_bin"), BINS, width, initializer=start) for name in data.float_names]
 
 
 def _din(data: Dataset, width: int) -> nn.Module:
