@@ -31,7 +31,7 @@ def test_rank_prints_the_answer_as_json_and_nothing_else(depthrank: Command, sma
 
 def test_rank_of_a_batch_equals_rank_of_each_request(depthrank: Command, small_demo: SmallDemo, tmp_path: Path) -> None:
     time_ms = 1_700_000_000_000
-    requests = [{**REQUEST, "user": user, "time_ms": time_ms} for user in ("1", "2", "stranger")]
+    requests = [{**REQUEST, "user": u, "time_ms": time_ms, "mode": "full"} for u in ("1", "2", "stranger")]
     pl.DataFrame(requests).write_parquet(tmp_path / "in.parquet")
     done = depthrank("rank", small_demo.artifact, "--batch", tmp_path / "in.parquet", "--out", tmp_path / "out.parquet")
     assert done.returncode == 0, done.stderr
