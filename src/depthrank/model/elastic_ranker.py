@@ -51,7 +51,6 @@ class ElasticRanker(nn.Module):
 
     calibration_scale_LK: Tensor
     calibration_offset_LK: Tensor
-    prior_K: Tensor
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -59,7 +58,6 @@ class ElasticRanker(nn.Module):
         width = config.width
         self.register_buffer("calibration_scale_LK", torch.ones(config.num_levels, len(config.tasks)))
         self.register_buffer("calibration_offset_LK", torch.zeros(config.num_levels, len(config.tasks)))
-        self.register_buffer("prior_K", torch.tensor(config.prior_logit, dtype=torch.float32), persistent=False)
         sizes: dict[str, Any] = {
             "table_width": config.table_width,
             "width": width,
@@ -136,7 +134,8 @@ class ElasticRanker(nn.Module):
         if request.user is not None:
             return self.router(request.user, items, candidates)  # type: ignore[no-any-return]
         assert request.foreign is not None
-        prior_NK = self.prior_K.expand(candidates.rows_N.shape[0], -1)
+        prior_K = torch.tensor(self.config.prior_logit, device=candidates.rows_N.device)
+        prior_NK = prior_K.expand(candidates.rows_N.shape[0], -1)
         return self.router(request.foreign, items, candidates, prior_NK)  # type: ignore[no-any-return]
 
     def start(self, items: ItemSide, candidates: CandidateInputs) -> CandidateState:
