@@ -2,10 +2,11 @@
 
     python benchmarks/bench_large_preset.py [--preset large] [--threads 2] [--widths 2000,256,64,24] [--json F]
 
-A model with random weights (time does not depend on them) is served by ``Ranker`` from an artifact and an event log of
-``synthetic_world``. Modes, interleaved request by request: the router alone, a plan, and full depth; each warm (the
-user's state is in the cache, and one new event came since) and cold (the cache is empty). ``--widths`` is a plan:
-candidates by level, router first. The default was set by hand: random weights have no gain that a ladder could keep. The floor is the operations of the very calls at the best fp32 rate measured here.
+A model with random weights (time does not depend on them) is served by ``Ranker`` from an artifact and an event log
+of ``synthetic_world``. Modes, interleaved request by request: the router alone, a plan, and full depth; each warm
+(the user's state is in the cache, and one new event came since) and cold (the cache is empty). ``--widths`` is a
+plan: candidates by level, router first. The default was set by hand: random weights have no gain that a ladder could
+keep. The floor is the operations of the very calls at the best fp32 rate measured here.
 """
 
 from __future__ import annotations
