@@ -17,7 +17,7 @@ import numpy as np
 import ours
 import rechub_rivals
 from paired import calibrated, interval, table, task_differences, task_figures
-from parts import Kept, Scores, arguments, kept_of
+from parts import Scores, arguments, kept_of
 from rows import Dataset
 
 TASKS = ("click", "long_view")
@@ -35,7 +35,7 @@ def main() -> None:
         if part in options.parts:
             rivals[part], result[part] = kept.scores(part, lambda part=part: _rival(data, part, tasks, options))
     seeds = range(options.seeds) if "ours" in options.parts else ()
-    models = {seed: _ours(kept, data, seed) for seed in seeds}
+    models = {seed: ours.kept_scores(kept, data, seed) for seed in seeds}
     result |= _compare(data, models, rivals, tasks)
     if options.json:
         options.json.write_text(json.dumps(result, indent=1, default=float))
@@ -62,16 +62,6 @@ def _rival(data: Dataset, part: str, tasks: list[int], options: Any) -> tuple[Sc
             facts[name] = {"setting": fitted.setting, "cpu_s": fitted.cpu_s}
         columns.append(calibrated(found.test_N, found.validation_N, data.validation.label[:, k].astype(np.float64)))
     return {"test": np.stack(columns, axis=1)}, facts
-
-
-def _ours(kept: Kept, data: Dataset, seed: int) -> Scores:
-    def make() -> tuple[Scores, dict[str, Any]]:
-        found = ours.fit(kept.spec_path, kept.log_url, kept.work / f"artifact{seed}", seed)
-        return {"validation": found.validation_LNK, "test": found.test_LNK}, {"cpu_s": found.cpu_s}
-
-    scores, _ = kept.scores(f"ours{seed}", make)
-    ours.check_same_rows(scores["test"], data.test)
-    return scores
 
 
 def _compare(data: Dataset, models: dict[int, Scores], rivals: dict[str, Scores], tasks: list[int]) -> dict[str, Any]:

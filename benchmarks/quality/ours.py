@@ -5,10 +5,12 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from rows import Rows
+from parts import Kept, Scores
+from rows import Dataset, Rows
 
 from depthrank.artifact import load_artifact
 from depthrank.data import import_log, load_dataset, load_examples
@@ -44,6 +46,18 @@ def fit(spec_path: Path, log_url: str, out: Path, seed: int) -> Levels:
         ]
     levels = [np.stack([np.concatenate(level.probability) for level in split.levels]) for split in both]
     return Levels(levels[0], levels[1], cpu_s)
+
+
+def kept_scores(kept: Kept, data: Dataset, seed: int) -> Scores:
+    """Scores of one seed, trained unless they are kept."""
+
+    def make() -> tuple[Scores, dict[str, Any]]:
+        found = fit(kept.spec_path, kept.log_url, kept.work / f"artifact{seed}", seed)
+        return {"validation": found.validation_LNK, "test": found.test_LNK}, {"cpu_s": found.cpu_s}
+
+    scores, _ = kept.scores(f"ours{seed}", make)
+    check_same_rows(scores["test"], data.test)
+    return scores
 
 
 def check_same_rows(levels_LNK: npt.NDArray[np.float32], rows: Rows) -> None:

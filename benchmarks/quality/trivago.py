@@ -16,7 +16,7 @@ import lightgbm_rival
 import numpy as np
 import ours
 from paired import interval, list_differences, list_figures, table
-from parts import Kept, Scores, arguments, kept_of
+from parts import Scores, arguments, kept_of
 from rows import Dataset
 
 PARTS = ("ours", "lightgbm")
@@ -33,7 +33,7 @@ def main() -> None:
         scores, result["lightgbm"] = kept.scores("lightgbm", lambda: _lambdarank(data, options))
         rivals["lightgbm lambdarank"] = scores["test"]
     seeds = range(options.seeds) if "ours" in options.parts else ()
-    models = {seed: _ours(kept, data, seed) for seed in seeds}
+    models = {seed: ours.kept_scores(kept, data, seed) for seed in seeds}
     result |= _compare(data, models, rivals)
     if options.json:
         options.json.write_text(json.dumps(result, indent=1, default=float))
@@ -58,16 +58,6 @@ def _lambdarank(data: Dataset, options: Any) -> tuple[Scores, dict[str, Any]]:
     )
     facts = {"trials": found.trials, "trees": found.trees, "parameters": found.parameters, "cpu_s": found.cpu_s}
     return {"test": found.test_N}, facts | {"gain": found.importance}
-
-
-def _ours(kept: Kept, data: Dataset, seed: int) -> Scores:
-    def make() -> tuple[Scores, dict[str, Any]]:
-        found = ours.fit(kept.spec_path, kept.log_url, kept.work / f"artifact{seed}", seed)
-        return {"validation": found.validation_LNK, "test": found.test_LNK}, {"cpu_s": found.cpu_s}
-
-    scores, _ = kept.scores(f"ours{seed}", make)
-    ours.check_same_rows(scores["test"], data.test)
-    return scores
 
 
 def _compare(data: Dataset, models: dict[int, Scores], rivals: dict[str, np.ndarray]) -> dict[str, Any]:
