@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from planted_requests import RATES
 
 from depthrank.errors import ArtifactError
 from depthrank.routing import USER, CostModel, CostRates, Line
+from planted_requests import RATES
 
 
 def observe_many(model: CostModel, line: Line, times: int, seed: int = 0, noise: float = 0.05) -> None:

@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from planted_requests import planted
 
 from depthrank.errors import ArtifactError
 from depthrank.routing import PlanLadder, Rung
 from depthrank.routing.ladder import ALL, pareto, plan_grid, scaled_widths, thinned
 from depthrank.routing.replayed import returned_top
+from planted_requests import planted
 
 LADDER = PlanLadder(
     (Rung((0, 0), 0.1, 0.0), Rung((40, 0), 0.3, 0.6), Rung((80, 20), 0.5, 0.9), Rung((ALL, ALL), 1, 1)), 200, 0.5

@@ -8,13 +8,13 @@ from dataclasses import replace
 import lightgbm
 import numpy as np
 import pytest
-from planted_requests import costs, planted
 
 from depthrank.errors import ArtifactError, RequestError
 from depthrank.evaluate.rivals import AdaptiveRun, at_cost, fixed_plans, hull_of
 from depthrank.routing import AdaptivePolicy, DecisionInputs
 from depthrank.training.fit_depth_value import forest_of, isotonic
 from depthrank.training.fit_policy import fit_policy, kept_gain_of
+from planted_requests import costs, planted
 
 LEVELS = [2, 3]
 
