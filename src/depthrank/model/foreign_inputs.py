@@ -1,7 +1,7 @@
 """What a foreign module can read: every encoded column by a name that a Python function can have.
 
 A feature's ids are named as its table (``clock.hour`` -> ``clock_hour``), its floats as the feature; the history's
-columns are those of its items, ``history_<name>``, beside ``history_action``, ``history_gap``, ``history_age`` and
+columns are those of its items, ``history_<name>`` (``history_item_<name>`` where that is taken), beside ``history_action``, ``history_gap``, ``history_age`` and
 ``history_length``. Ids: 0 is padding or missing, 1 unknown to training.
 
 Legend: R requests, N candidates, L history length, W columns of a multi-valued input, U item rows.
@@ -9,12 +9,14 @@ Legend: R requests, N candidates, L history length, W columns of a multi-valued 
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 from typing import Literal
 
 import torch
 from torch import Tensor
 
+from depthrank.errors import DepthrankError
 from depthrank.features import EncoderLayout, SideLayout
 from depthrank.model.inputs import CandidateInputs, ItemSide, RequestInputs
 
@@ -22,6 +24,7 @@ Part = Literal[
     "request_ids", "request_floats", "item_ids", "item_floats", "candidate_ids", "candidate_floats",
     "history_ids", "history_floats", "history_action", "history_gap", "history_age", "history_length",
 ]  # fmt: skip
+OF_THE_HISTORY = frozenset({"history_action", "history_gap", "history_age", "history_length"})
 NUM_GAPS, NUM_AGES = 64, 64
 
 
@@ -52,12 +55,12 @@ class ForeignInput:
 
 
 def foreign_inputs(layout: EncoderLayout, num_actions: int, history_length: int) -> dict[str, ForeignInput]:
-    """Every input there is for this layout, by name."""
+    """Every input there is for this layout, by name; raises DepthrankError where two features share one."""
     found: list[ForeignInput] = []
     for side in ("request", "item", "candidate"):
         found += _side_inputs(side, getattr(layout, side))
     history = [
-        ForeignInput(f"history_{i.name}", _as_history(i.part), i.start, i.stop, i.num_rows, history_length)
+        ForeignInput(_in_history(i.name), _as_history(i.part), i.start, i.stop, i.num_rows, history_length)
         for i in found
         if i.part.startswith("item")
     ]
@@ -67,7 +70,18 @@ def foreign_inputs(layout: EncoderLayout, num_actions: int, history_length: int)
         found.append(ForeignInput("history_gap", "history_gap", num_rows=NUM_GAPS, length=history_length))
         found.append(ForeignInput("history_age", "history_age", num_rows=NUM_AGES, length=history_length))
         found.append(ForeignInput("history_length", "history_length", num_rows=history_length + 1))
+    _check_distinct([i.name for i in found])
     return {i.name: i for i in found}
+
+
+def _check_distinct(names: list[str]) -> None:
+    """Raises DepthrankError where two features would be one argument of a module (``a.b`` and ``a_b``)."""
+    twice = sorted(name for name, count in Counter(names).items() if count > 1)
+    if twice:
+        raise DepthrankError(
+            f"two features are both called {twice[0]!r} as inputs of a PyTorch module (whatever is not a letter or a "
+            "digit becomes '_'): rename one of them in the spec"
+        )
 
 
 def _side_inputs(side: str, layout: SideLayout) -> list[ForeignInput]:
@@ -83,6 +97,11 @@ def _side_inputs(side: str, layout: SideLayout) -> list[ForeignInput]:
 
 def _name(name: str) -> str:
     return "".join(c if c.isalnum() else "_" for c in name)
+
+
+def _in_history(name: str) -> str:
+    """``history_<name>``, but ``history_item_length`` for an item's ``length``: ``history_length`` is the history's."""
+    return f"history_item_{name}" if f"history_{name}" in OF_THE_HISTORY else f"history_{name}"
 
 
 def _as_history(part: Part) -> Part:
