@@ -21,7 +21,7 @@ def test_every_column_has_one_name() -> None:
 
 
 def test_two_features_with_one_name_are_refused_by_name() -> None:
-    with pytest.raises(DepthrankError, match="both called 'a_b'.*rename one"):
+    with pytest.raises(DepthrankError, match=r"both called 'a_b'.*rename one"):
         foreign_inputs(_layout("a.b", "a_b"), 1, 5)
 
 

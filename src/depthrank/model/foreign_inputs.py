@@ -1,8 +1,9 @@
 """What a foreign module can read: every encoded column by a name that a Python function can have.
 
 A feature's ids are named as its table (``clock.hour`` -> ``clock_hour``), its floats as the feature; the history's
-columns are those of its items, ``history_<name>`` (``history_item_<name>`` where that is taken), beside ``history_action``, ``history_gap``, ``history_age`` and
-``history_length``. Ids: 0 is padding or missing, 1 unknown to training.
+columns are those of its items, ``history_<name>`` (``history_item_<name>`` where that is taken), beside
+``history_action``, ``history_gap``, ``history_age`` and ``history_length``. Ids: 0 is padding or missing, 1 unknown to
+training.
 
 Legend: R requests, N candidates, L history length, W columns of a multi-valued input, U item rows.
 """
