@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import pickle
 import struct
+from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
@@ -18,6 +19,7 @@ from small_artifact import files_of, make_contents
 
 from depthrank.artifact import inspect_artifact, load_artifact, read_manifest, save_artifact, verify_artifact
 from depthrank.errors import ArtifactError, DepthrankError
+from depthrank.tables import pack_rows, served_tables, write_row_file
 
 ROOM_FOR_FLIPS = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
@@ -28,6 +30,8 @@ def test_a_loaded_artifact_is_bit_for_bit_what_was_saved(tmp_path):
     manifest = save_artifact(tmp_path / "a", contents)
     loaded = load_artifact(tmp_path / "a")
     saved, found = contents.model.state_dict(), loaded.model.state_dict()
+    for name, table in served_tables(loaded.model).items():
+        assert torch.equal(saved.pop(f"{name}.table.weight"), table.source.rows(torch.arange(table.source.num_rows)))
     assert saved.keys() == found.keys() and all(torch.equal(saved[name], found[name]) for name in saved)
     assert loaded.manifest.checksum == manifest.checksum
     assert loaded.manifest.log_position == 7 and loaded.manifest.training == {"seed": 3}
@@ -48,7 +52,7 @@ def test_a_loaded_model_is_in_eval_mode_and_takes_no_gradients(artifact):
 
 def test_writing_to_a_mapped_table_never_reaches_the_file(artifact):
     model = load_artifact(artifact).model
-    model.item_features.table.weight.data.fill_(9.0)
+    model.item_features.table.source.packed_VB.fill_(9.0)
     verify_artifact(artifact)
 
 
@@ -67,7 +71,7 @@ def everything(root: Path) -> list[str]:
 
 def one_error(root: Path, match: str) -> None:
     with pytest.raises(ArtifactError, match=match) as caught:
-        load_artifact(root)
+        load_artifact(root, verify="all")
     assert str(root) in str(caught.value), "it says which"
     assert "\n" not in str(caught.value).strip() and len(str(caught.value)) < 1000, "one readable line"
 
@@ -75,7 +79,7 @@ def one_error(root: Path, match: str) -> None:
 def test_the_undamaged_artifact_loads(artifact):
     assert load_artifact(artifact).manifest.name == "small"
     kinds = {Path(name).suffix for name in everything(artifact)}
-    assert kinds == {".json", ".npy", ".safetensors", ".arrow", ".parquet", ".html"}, "every kind is spoilt"
+    assert kinds == {".json", ".npy", ".rows", ".safetensors", ".arrow", ".parquet", ".html"}, "every kind is spoilt"
 
 
 def test_every_truncated_altered_or_missing_file_is_named(artifact):
@@ -111,7 +115,7 @@ def test_a_flipped_bit_anywhere_is_found(saved_once, data):
         if path.name == "manifest.json" and is_same_json(whole, path.read_bytes()):
             return  # white space
         with pytest.raises(ArtifactError):
-            load_artifact(saved_once)
+            load_artifact(saved_once, verify="all")
     finally:
         path.write_bytes(whole)
 
@@ -176,47 +180,32 @@ class Bomb:
 
 
 def table(root: Path) -> Path:
-    return files_of(root) / "tables" / "item_features.npy"
+    return files_of(root) / "tables" / "item_features.rows"
 
 
-def npy(values: np.ndarray, **options: object) -> bytes:
-    import io
-
-    file = io.BytesIO()
-    np.save(file, values, **options)
-    return file.getvalue()
-
-
-def header(shape: str, dtype: str = "<f4") -> bytes:
-    text = f"{{'descr': '{dtype}', 'fortran_order': False, 'shape': {shape}, }}".encode()
-    text += b" " * (63 - (10 + len(text)) % 64) + b"\n"
-    return b"\x93NUMPY\x01\x00" + struct.pack("<H", len(text)) + text
+def rows_of(rows: torch.Tensor, form: str = "fp32") -> Callable[[Path], object]:
+    return lambda path: write_row_file(path, [pack_rows(rows, form)], form, rows.shape[1], rows.shape[0])
 
 
 @pytest.mark.parametrize(
     "spoil",
     [
         lambda rows, bomb: pickle.dumps(bomb),
-        lambda rows, bomb: npy(np.array([bomb], dtype=object), allow_pickle=True),
-        lambda rows, bomb: npy(rows.astype(np.float64)),
-        lambda rows, bomb: npy(rows.astype(">f4")),
-        lambda rows, bomb: npy(rows[:-1]),
-        lambda rows, bomb: npy(np.asfortranarray(rows)),
-        lambda rows, bomb: npy(rows.ravel()),
-        lambda rows, bomb: header("(99999999999999999999, 8)"),
-        lambda rows, bomb: header("(-1, 8)") + bytes(64),
-        lambda rows, bomb: header("(" * 3000),
-        lambda rows, bomb: header("__import__('os')"),
-        lambda rows, bomb: b"PK\x03\x04" + bytes(100),
-        lambda rows, bomb: b"\x93NUMPY",
+        lambda rows, bomb: rows_of(rows[:-1]),
+        lambda rows, bomb: rows_of(rows[:, :-2].contiguous()),
+        lambda rows, bomb: rows_of(rows, "int8"),
+        lambda rows, bomb: rows_of(rows + 1),
+        lambda rows, bomb: b"PK\x03\x04" + bytes(300),
+        lambda rows, bomb: b"DRKROWS\n",
         lambda rows, bomb: b"",
     ],
 )
 def test_a_hostile_table_is_refused_and_nothing_of_it_is_run(artifact, reseal, tmp_path, spoil):
-    rows = np.load(table(artifact))
-    table(artifact).write_bytes(spoil(rows, Bomb(tmp_path / "executed")))
+    rows = load_artifact(artifact).model.item_features.table.source.packed_VB.clone()
+    spoilt = spoil(rows, Bomb(tmp_path / "executed"))
+    spoilt(table(artifact)) if callable(spoilt) else table(artifact).write_bytes(spoilt)
     reseal(artifact)
-    with pytest.raises(ArtifactError, match=r"tables/item_features|item_features.table.weight"):
+    with pytest.raises(ArtifactError, match=r"tables/item_features|padding rows"):
         load_artifact(artifact)
     assert not (tmp_path / "executed").exists()
     pickle.loads(pickle.dumps(Bomb(tmp_path / "executed")))

@@ -25,6 +25,7 @@ COUNTERS: dict[str, Any] = {
         "clicks": {"kind": "counter", "of": "item", "actions": ["click"], "per": ["impression"], "windows": ["1d"]},
         "mine": {"kind": "counter", "of": "user*item.genre", "actions": ["click"], "windows": ["1d"]},
         "clock": {"kind": "time"},
+        "past": {"kind": "history_count"},
     },
     "training": {"batch_requests": 4, "batch_candidates": 7},
 }
@@ -104,6 +105,15 @@ def test_an_error_while_encoding_surfaces_in_the_loop(world: World) -> None:
         list(world.loader(examples=broken).epoch(0))
 
 
+def test_only_training_sees_the_positions_at_which_candidates_were_shown(world: World) -> None:
+    place = next(slot for slot in world.encoder.layout.candidate.ids if slot.feature == "place")
+    for split in ("train", "validation", "test"):
+        found = np.concatenate([batch.candidate.ids[:, place.start] for batch in world.loader(split)])
+        recorded = np.concatenate([batch.position for batch in world.loader(split)])
+        assert (recorded >= 0).any(), "a split without positions would prove nothing"
+        assert (found > 0).any() == (split == "train")
+
+
 def test_a_batch_equals_what_serving_encodes_bit_for_bit(world: World) -> None:
     """Serving encodes one request at a time, from the log itself, as the engine does."""
     spec, encoder, raw = world.spec, world.encoder, world.raw
@@ -114,11 +124,12 @@ def test_a_batch_equals_what_serving_encodes_bit_for_bit(world: World) -> None:
             for r, (start, stop) in enumerate(zip(batch.offsets[:-1], batch.offsets[1:], strict=True)):
                 user, at = [batch.user[r]], batch.time_ms[r : r + 1]
                 context = {name: [values[r]] for name, values in batch.context.items()}
-                request = encoder.encode_requests(user, raw.users.row_of(user), context, at, raw.users, world.counters)
-                np.testing.assert_array_equal(request.ids[0], batch.request.ids[r])
-                np.testing.assert_array_equal(request.floats[0], batch.request.floats[r])
                 events = world.log.histories(user, at, spec.history_events, spec.history_actions)
                 history = encoder.encode_history(events, codes, at, spec.history.length)
+                rows = raw.users.row_of(user)
+                request = encoder.encode_requests(user, rows, context, at, raw.users, world.counters, history)
+                np.testing.assert_array_equal(request.ids[0], batch.request.ids[r])
+                np.testing.assert_array_equal(request.floats[0], batch.request.floats[r])
                 length = int(history.length[0])
                 assert length == batch.history.length[r]
                 for name in ("rows", "actions", "gaps", "ages"):
@@ -134,7 +145,7 @@ def test_a_batch_equals_what_serving_encodes_bit_for_bit(world: World) -> None:
                     {"price": [None if np.isnan(p) else float(p) for p in batch.columns["price"][start:stop]]},
                     world.counters,
                     raw.items,
-                    batch.position[start:stop],
+                    batch.position[start:stop] if split == "train" else None,
                 )
                 np.testing.assert_array_equal(candidate.ids, batch.candidate.ids[start:stop])
                 np.testing.assert_array_equal(candidate.floats, batch.candidate.floats[start:stop])

@@ -146,6 +146,9 @@ class RankerDouble:
         own = [e for e in reversed(self.events) if e[0] == user][:limit]
         return [{"item": item, "action": action, "time_ms": at} for _, item, action, at in own]
 
+    def some_users(self, limit: int) -> list[str]:
+        return list(dict.fromkeys(user for user, *_ in self.events))[:limit]
+
     def erase(self, user: str) -> EraseResult:
         before = len(self.events)
         self.events = [e for e in self.events if e[0] != user]

@@ -157,7 +157,8 @@ def test_an_upserted_item_is_ranked_and_shown(real: Live) -> None:
 
 def test_an_erased_user_has_no_history(real: Live) -> None:
     real.client.post("/v1/events", json={"user": "leaver", "item": ["1", "2"], "action": "click"})
-    assert real.client.delete("/v1/users/leaver").json() == {"user": "leaver", "events": 2}
+    erased = real.client.delete("/v1/users/leaver").json()
+    assert (erased["user"], erased["events"], erased["pending"]) == ("leaver", 2, [])
     assert real.client.get("/v1/users/leaver/history").json()["events"] == []
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 
 import numpy as np
@@ -129,10 +130,13 @@ def test_a_step_over_the_whole_catalogue_and_one_over_the_rows_in_use_have_the_s
     _, train, _ = parts
     loop = make_loop(parts, tasks=[TaskLoss(1.0, True, True)] * 2)
     loop.model.eval()
-    whole = to_step_inputs(train[0], loop.items)
-    monkeypatch.setattr(batch_inputs, "FULL_CATALOGUE_ROWS", 0)
     gathered = to_step_inputs(train[0], loop.items)
+    positives = dataclasses.replace(train[0], positives_only=True)
+    whole = to_step_inputs(positives, loop.items)
     assert (whole.whole_catalogue, gathered.whole_catalogue) == (True, False)
+    monkeypatch.setattr(batch_inputs, "FULL_CATALOGUE_ROWS", 0)
+    assert not to_step_inputs(positives, loop.items).whole_catalogue, "a catalogue too large for a full softmax"
+    whole.positives_only = whole.from_catalogue = False
     assert losses_of(loop, whole) == pytest.approx(losses_of(loop, gathered), rel=1e-5)
     whole.positives_only = True
     assert abs(losses_of(loop, whole) - losses_of(loop, gathered)) > 1e-3, "positives alone: softmax over the catalogue"

@@ -39,9 +39,9 @@ def check_config(config: ModelConfig, spec: Spec, encoder: FeatureEncoder) -> No
         "number of prior logits": (len(config.prior_logit), len(spec.tasks)),
         "number of history actions": (config.num_actions, len(spec.history_actions)),
         "history length": (config.history_length, spec.history.length),
-        "request features": (config.request, SideConfig.of(layout.request)),
-        "item features": (config.item, SideConfig.of(layout.item)),
-        "candidate features": (config.candidate, SideConfig.of(layout.candidate)),
+        "request features": (config.request.columns(), SideConfig.of(layout.request)),
+        "item features": (config.item.columns(), SideConfig.of(layout.item)),
+        "candidate features": (config.candidate.columns(), SideConfig.of(layout.candidate)),
         "spec of the features": (plain_spec(encoder.spec), plain_spec(spec)),
     }
     for name, (found, expected) in pairs.items():

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -15,13 +15,19 @@ from blake3 import blake3
 from safetensors import SafetensorError
 
 from depthrank.artifact.adaptive import POLICY_NAME, load_policy, save_policy
+from depthrank.artifact.cache import Held
+from depthrank.artifact.fetch import fetch_artifact
+from depthrank.artifact.fetch_pages import touch_ahead
+from depthrank.artifact.fetch_sources import is_remote
 from depthrank.artifact.fit import HOSTILE, check_config, plain_spec
 from depthrank.artifact.foreign import load_foreign, save_foreign
 from depthrank.artifact.manifest import (
     FORMAT,
     MANIFEST_NAME,
+    TABLES,
     FileEntry,
     Manifest,
+    Verify,
     hash_file,
     read_manifest,
     verify_files,
@@ -56,7 +62,7 @@ class Contents:
 
 @dataclass(frozen=True)
 class Artifact:
-    """A loaded artifact: ready to serve."""
+    """A loaded artifact: ready to serve. ``held``: its copy in the local cache, which stays as long as this is used."""
 
     path: Path
     manifest: Manifest
@@ -66,6 +72,13 @@ class Artifact:
     items: Catalogue
     users: Catalogue | None
     adaptive: AdaptivePolicy | None = None
+    held: Held | None = None
+
+    def touch_ahead(self) -> int:
+        """Bring the files into memory, embedding tables last, as far as there is room; returns the bytes."""
+        folder, files = self.path / self.manifest.folder, self.manifest.files
+        in_order = sorted(files, key=lambda name: name.startswith(TABLES))
+        return touch_ahead(folder / name for name in in_order if files[name].bytes)
 
 
 def save_artifact(out: str | Path, contents: Contents) -> Manifest:
@@ -89,17 +102,21 @@ def save_artifact(out: str | Path, contents: Contents) -> Manifest:
     return manifest
 
 
-def load_artifact(path: str | Path, *, verify: bool = True) -> Artifact:
+def load_artifact(location: str | Path, *, verify: Verify = "dense", copy: bool = False) -> Artifact:
     """Load an artifact; raises ArtifactError with one clear reason where it is missing, damaged or newer.
 
-    ``verify``: compare every byte with the manifest's checksums. One that is replaced meanwhile is read again.
+    ``location``: a folder, or a URL that fsspec reads, which is copied into the local cache and verified on the way.
+    ``copy``: serve a folder from such a copy too, so that nobody who truncates its files can end this process.
+    ``verify``: what is compared with the manifest's checksums: "all" files, all but the embedding tables ("dense"), or
+    only their "sizes". An artifact that is replaced meanwhile is read again.
     """
-    root = Path(path)
+    held = fetch_artifact(location) if copy or is_remote(location) else None
+    root = Path(location) if held is None else held.path
     while True:
         manifest = read_manifest(root)
         try:
-            verify_files(root, manifest, content=verify)
-            return _load(root, manifest)
+            verify_files(root, manifest, verify)
+            return replace(_load(root, manifest), held=held)
         except ArtifactError:
             if read_manifest(root).folder == manifest.folder:
                 raise

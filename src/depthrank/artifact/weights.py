@@ -1,41 +1,47 @@
-"""Weights on disk: dense ones in one safetensors file, embedding tables as mapped row files (``.npy``, C order).
+"""Weights on disk: dense ones in one safetensors file, embedding tables as row files that are mapped where they lie.
 
-No pickle anywhere. Tables are mapped copy-on-write, so that loading costs no copy and nothing can write back.
+No pickle anywhere. Tables are mapped copy-on-write: loading costs no copy, nothing can write back, and a table may be
+larger than memory. A server maps files of the local cache (fetch.py), which nobody truncates.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from depthrank.artifact.fit import HOSTILE
-from depthrank.artifact.storage import write_array
 from depthrank.errors import ArtifactError
 from depthrank.model import ElasticRanker, ForeignLevel, ModelConfig
+from depthrank.model.config import SideConfig
+from depthrank.model.feature_tokens import FeatureTokens
+from depthrank.tables import FusedTable, PackedRows, RowFile, ServedTable, rows_left_out, write_row_file
 
 DENSE_NAME = "dense.safetensors"
 TABLE_SUFFIX = ".table.weight"
+VERIFIED_BYTES = 64 << 20  # tables up to this size are read and verified when they are loaded, larger ones on demand
+
+_SIDES = ("request", "item", "candidate")
 
 
 def save_weights(model: ElasticRanker, folder: Path) -> None:
     """Write the model's weights below ``folder``."""
     dense: dict[str, Tensor] = {}
-    (folder / "tables").mkdir(parents=True, exist_ok=True)
     foreign = {f"{name}." for name, level in model.named_modules() if isinstance(level, ForeignLevel)}
     for name, tensor in model.state_dict().items():
-        if name.startswith(tuple(foreign)):
-            continue  # a graph of its own holds these
-        value = tensor.detach().cpu().contiguous()
-        if name.endswith(TABLE_SUFFIX):
-            write_array(_table_path(folder, name), value.numpy())
-        else:
-            dense[name] = value
+        if name.startswith(tuple(foreign)) or name.endswith(TABLE_SUFFIX):
+            continue  # a graph of its own holds the former, row files the latter
+        dense[name] = tensor.detach().cpu().contiguous()
     save_file(dense, folder / DENSE_NAME)
+    (folder / "tables").mkdir(parents=True, exist_ok=True)
+    for side in _SIDES:
+        table, config = _features(model, side).table, getattr(model.config, side)
+        if table is not None:
+            packed = _packed(table, config)
+            width, num_rows = model.config.table_width, packed.shape[0]
+            write_row_file(table_path(folder, side), [packed], config.row_format, width, num_rows)
 
 
 def load_weights(config: ModelConfig, folder: Path) -> ElasticRanker:
@@ -44,42 +50,75 @@ def load_weights(config: ModelConfig, folder: Path) -> ElasticRanker:
     Names, shapes and types are compared before anything of the config's size is allocated.
     """
     with torch.device("meta"):
-        wanted = {name: tuple(t.shape) for name, t in ElasticRanker(config).state_dict().items()}
+        wanted = {n: t for n, t in ElasticRanker(config).state_dict().items() if not n.endswith(TABLE_SUFFIX)}
     try:
         state = load_file(folder / DENSE_NAME)
     except (SafetensorError, OSError) as error:
         raise ArtifactError(f"{folder / DENSE_NAME} cannot be read: {error}") from None
-    for name in wanted:
-        if name.endswith(TABLE_SUFFIX):
-            state[name] = _map_table(_table_path(folder, name))
     _check_fit(folder, wanted, state)
-    model = ElasticRanker(config)  # holds the buffers that are derived, not stored
+    files = {side: _open_table(config, folder, side) for side in _SIDES if getattr(config, side).slots}
+    with rows_left_out():
+        model = ElasticRanker(config)  # holds the buffers that are derived, not stored
+    for side, file in files.items():
+        slots = getattr(config, side).slots
+        _features(model, side).table = ServedTable(slots, config.table_width, file.source())
     model.load_state_dict(state, strict=True, assign=True)
+    _check_directories(folder, model)
     return model.requires_grad_(False).eval()
 
 
-def _check_fit(folder: Path, wanted: dict[str, tuple[int, ...]], state: dict[str, Tensor]) -> None:
+def table_path(folder: Path, side: str) -> Path:
+    """The row file of a side."""
+    return folder / "tables" / f"{side}_features.rows"
+
+
+def _features(model: ElasticRanker, side: str) -> FeatureTokens:
+    features = getattr(model, f"{side}_features")
+    assert isinstance(features, FeatureTokens)
+    return features
+
+
+def _packed(table: FusedTable | ServedTable, config: SideConfig) -> Tensor:
+    """The rows as they are stored."""
+    if isinstance(table, FusedTable):
+        return table.packed(config.row_format)
+    assert isinstance(table.source, PackedRows), "an overlay is compacted before it is saved"
+    return table.source.packed_VB
+
+
+def _open_table(config: ModelConfig, folder: Path, side: str) -> RowFile:
+    """The row file of a side, which must be of the config's format and sizes."""
+    of_side: SideConfig = getattr(config, side)
+    path = table_path(folder, side)
+    file = RowFile.open(path)
+    with torch.device("meta"):
+        num_rows = FusedTable(of_side.slots, config.table_width).weight.shape[0]
+    found = (file.header.form, file.header.num_rows, file.header.width)
+    expected = (of_side.row_format, num_rows, config.table_width)
+    if found != expected:
+        raise ArtifactError(
+            f"{path} holds {found[0]} rows {list(found[1:])}, the model of the manifest has {expected[0]} rows "
+            f"{list(expected[1:])}"
+        )
+    if file.header.file_bytes <= VERIFIED_BYTES:
+        file.verify()
+    return file
+
+
+def _check_fit(folder: Path, wanted: dict[str, Tensor], state: dict[str, Tensor]) -> None:
     for name in sorted(wanted.keys() | state.keys()):
         if name not in state or name not in wanted:
             problem = "is missing" if name not in state else "is not part of the model"
             raise ArtifactError(f"{folder}: weight {name} {problem}")
-        found, shape = state[name], wanted[name]
-        if tuple(found.shape) != shape or found.dtype != torch.float32:
-            given = f"{found.dtype} {list(found.shape)}"
-            raise ArtifactError(
-                f"{folder}: weight {name} is {given}, the model of the manifest has float32 {list(shape)}"
-            )
+        found, expected = state[name], wanted[name]
+        if found.shape != expected.shape or found.dtype != expected.dtype:
+            given, asked = (f"{str(t.dtype).removeprefix('torch.')} {list(t.shape)}" for t in (found, expected))
+            raise ArtifactError(f"{folder}: weight {name} is {given}, the model of the manifest has {asked}")
 
 
-def _table_path(folder: Path, name: str) -> Path:
-    return folder / "tables" / f"{name.removesuffix(TABLE_SUFFIX)}.npy"
-
-
-def _map_table(path: Path) -> Tensor:
-    try:
-        rows = np.lib.format.open_memmap(path, mode="c")  # no object arrays, no archives, unlike numpy.load
-    except (*HOSTILE, MemoryError) as error:
-        raise ArtifactError(f"{path} cannot be mapped: {error}") from None
-    if rows.dtype != np.float32 or not rows.flags.c_contiguous:
-        raise ArtifactError(f"{path} holds {rows.dtype} rows, expected float32 in C order")
-    return torch.from_numpy(rows)
+def _check_directories(folder: Path, model: ElasticRanker) -> None:
+    """No entry of a directory may point outside the rows of its feature."""
+    for side in _SIDES:
+        table = _features(model, side).table
+        if table is not None and (problem := table.row_map.directory_problem()):
+            raise ArtifactError(f"{folder}: the table of the {side} side: {problem}")

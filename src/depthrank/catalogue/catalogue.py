@@ -20,6 +20,7 @@ from depthrank.catalogue.column_files import load_catalogue, save_catalogue
 from depthrank.catalogue.column_store import ColumnStore, writable
 from depthrank.catalogue.columns import Column
 from depthrank.catalogue.infer_column import Values, infer_column
+from depthrank.catalogue.integer_ids import IntegerIds
 from depthrank.catalogue.parse_upsert import Parsed, parse_ids, parse_values
 from depthrank.catalogue.shown import shown
 from depthrank.errors import CatalogueError, FieldProblem, RequestError, did_you_mean
@@ -61,6 +62,7 @@ class Catalogue:
         self._stores = {name: ColumnStore(column) for name, column in columns.items()}
         self._state = _State(len(ids), dict(columns), 0, np.zeros(len(ids), np.int64))
         self._write_lock = threading.Lock()
+        self._integers = IntegerIds.none()
 
     @classmethod
     def build(
@@ -116,6 +118,16 @@ class Catalogue:
                 raise RequestError("ids are wrong:", problems)
         rows = map(cast("Callable[[object, int], int]", self._row_of.get), listed, repeat(0))
         return np.fromiter(rows, np.int64, len(listed))
+
+    def rows_of_integers(self, ids_N: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Row of each integer id, int64 [N]; 0 for an unknown one. As ``row_of`` of their texts, without the texts."""
+        known = self._integers
+        if known.size < self._state.size:
+            with self._write_lock:
+                known = self._integers
+                if known.size < self._state.size:
+                    known = self._integers = known.extended(self._ids[known.size : self._state.size])
+        return known.rows_of(ids_N)
 
     def ids_of(self, rows: NDArray[np.integer] | Sequence[int]) -> list[str]:
         """The id of each row ("" for row 0)."""

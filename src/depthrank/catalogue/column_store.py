@@ -56,7 +56,8 @@ class ColumnStore:
         for i in range(per_row):
             self._buffers[i] = writable(self._buffers[i], visible, size, changes)
             fill_missing = i == 1 and not isinstance(self._column, ListColumn)
-            self._buffers[i][visible:size] = fill_missing
+            if size > visible:  # else the buffer may be the mapped file's, which cannot be written
+                self._buffers[i][visible:size] = fill_missing
         if parsed is not None:
             self._write(rows, parsed)
         self._column = self._published(size)

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from depthrank.cli import bench, curve, demo, doctor, evaluate, inspect, log, rank, replay, serve, train
+from depthrank.cli import bench, curve, demo, doctor, evaluate, fetch, inspect, log, rank, replay, serve, token, train
 from depthrank.errors import DepthrankError
 
 app = typer.Typer(
@@ -28,9 +28,11 @@ VERBS = (
     serve.serve,
     bench.bench,
     inspect.inspect,
+    fetch.fetch,
     replay.replay,
     doctor.doctor,
     demo.demo,
+    token.token,
 )
 for verb in VERBS:
     app.command()(verb)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import os
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -24,8 +26,19 @@ def serve(
     user_cache: Annotated[
         str, typer.Option("--user-cache", metavar="SIZE", help="Memory for encoded histories: 256MB, 2GB; 0: none.")
     ] = "256MB",
+    settings: Annotated[
+        Path | None, typer.Option(metavar="F", help="A YAML file of settings; docs/operations.md lists them.")
+    ] = None,
+    tokens: Annotated[Path | None, typer.Option(metavar="F", help="A file of API tokens; see depthrank token.")] = None,
+    tls_cert: Annotated[Path | None, typer.Option(metavar="F", help="TLS: the certificate (PEM).")] = None,
+    tls_key: Annotated[Path | None, typer.Option(metavar="F", help="TLS: its key (PEM).")] = None,
+    insecure: Annotated[
+        bool, typer.Option("--insecure", help="Let the network in without tokens: something else guards the port.")
+    ] = False,
 ) -> None:
     """Serve an artifact over HTTP until SIGTERM or Ctrl-C; the page at / shows a ranking.
+
+    Options go before DEPTHRANK_* environment variables, these before the file of settings.
 
     Example: depthrank serve demo/artifact --log lmdb:demo/events --port 8080
     """
@@ -33,6 +46,14 @@ def serve(
     user_state_bytes = bytes_of(user_cache, "--user-cache")
     set_torch_threads(threads)
     from depthrank.server import serve as run
+    from depthrank.server.settings_sources import load_settings
+
+    given = {
+        "access.tokens_file": _text(tokens),
+        "access.tls_cert": _text(tls_cert),
+        "access.tls_key": _text(tls_key),
+        "access.insecure": insecure or None,
+    }
 
     run(
         str(artifact),
@@ -40,9 +61,14 @@ def serve(
         port=port,
         log=log,
         workers=workers,
+        settings=load_settings(settings, os.environ, given),
         on_started=_started,
         user_state_bytes=user_state_bytes,
     )
+
+
+def _text(path: Path | None) -> str | None:
+    return None if path is None else str(path)
 
 
 def _started(address: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import socket
 import subprocess
@@ -27,15 +28,23 @@ class StartError(DepthrankError):
 
 
 @contextmanager
-def served_artifact(artifact: Path, log: str | None, port: int) -> Iterator[ServerProcess]:
-    """Start ``depthrank serve``, wait until it is ready, and stop it at the end, also at SIGTERM."""
+def served_artifact(
+    artifact: Path, log: str | None, port: int, *, workers: int = 0, cores: set[int] | None = None
+) -> Iterator[ServerProcess]:
+    """Start ``depthrank serve``, wait until it is ready, and stop it at the end, also at SIGTERM.
+
+    ``cores``: those that the server may use; None: any.
+    """
     command = [sys.executable, "-m", "depthrank.cli", "serve", str(artifact), "--port", str(port)]
     command += [] if log is None else ["--log", log]
+    command += ["--workers", str(workers)] if workers else []
     with (
         tempfile.TemporaryFile() as said,
         _exit_at_sigterm(),
     ):  # a file: a pipe that nobody reads would block the server
         process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=said, stderr=said)
+        if cores is not None:
+            os.sched_setaffinity(process.pid, cores)  # before it has threads, which inherit it
         server = ServerProcess(process, f"http://127.0.0.1:{port}", said)
         try:
             server.wait_until_ready()

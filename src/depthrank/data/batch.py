@@ -63,7 +63,10 @@ class Batch:
 
 @dataclass(frozen=True, eq=False)
 class BatchAssembler:
-    """Joins requests with histories, counters and encoded columns. Holds what serving holds, and the examples."""
+    """Joins requests with histories, counters and encoded columns. Holds what serving holds, and the examples.
+
+    ``with_positions``: whether ``position`` features see where a candidate was shown, which serving never knows.
+    """
 
     spec: Spec
     examples: Examples
@@ -75,6 +78,7 @@ class BatchAssembler:
     codes: HistoryCodes
     memory: HistoriesInMemory | None = None
     tokens: TokenHistories | None = None
+    with_positions: bool = True
 
     def assemble(self, requests: Int64, source: CandidateSource, rng: np.random.Generator) -> Batch:
         """The batch of these rows of the examples, with candidates from ``source``."""
@@ -90,7 +94,7 @@ class BatchAssembler:
         own = history if shared is None or not self.encoder.reads_history else shared.of_requests(time_ms)
         return Batch(
             request=self.encoder.encode_requests(
-                user, examples.user_row[requests], context, time_ms, self.users, self.counters
+                user, examples.user_row[requests], context, time_ms, self.users, self.counters, own
             ),
             history=history,
             candidate=self.encoder.encode_candidates(
@@ -101,7 +105,7 @@ class BatchAssembler:
                 candidates.columns,
                 self.counters,
                 self.items,
-                candidates.position,
+                candidates.position if self.with_positions else None,
                 own,
             ),
             item_row=candidates.item_row,

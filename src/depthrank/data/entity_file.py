@@ -13,6 +13,7 @@ from depthrank.errors import FieldProblem
 from depthrank.schema import (
     Counter,
     Feature,
+    HistoryCount,
     HistoryMatch,
     MultiHot,
     Numeric,
@@ -29,7 +30,7 @@ def sources(spec: Spec, side: str) -> dict[str, tuple[str, Feature]]:
     """The columns of ``side`` that features read: spec field -> (column, feature); ``id`` is no column."""
     found: dict[str, tuple[str, Feature]] = {}
     for name, feature in spec.features.items():
-        if isinstance(feature, Position):
+        if isinstance(feature, (Position, HistoryCount)):
             continue
         field = f"$.features.{name}.{'of' if isinstance(feature, (Counter, HistoryMatch)) else 'source'}"
         for part in feature.of.split("*") if isinstance(feature, (Counter, HistoryMatch)) else [feature.source]:

@@ -28,7 +28,8 @@ class BatchLoader:
 
     ``epoch(e)`` depends on (seed, e) alone: a run that is interrupted continues at any epoch with the same batches.
     Training takes up to ``training.requests_per_user`` neighbouring requests of a user together (their histories share
-    one encoding) and shuffles those runs; other splits come in the order of time. ``source``: which candidates a
+    one encoding) and shuffles those runs; other splits come in the order of time and without the positions at which
+    candidates were shown, as when serving. ``source``: which candidates a
     request has, by default those that training scores. ``share_histories``: one sequence for all requests of a user
     that read a prefix of it (``Batch.shared``), where the events fit in memory. ``max_requests``: a fixed random part
     of the split. ``ahead``: batches prepared in advance; 0 does
@@ -65,7 +66,19 @@ class BatchLoader:
         if share_histories and memory is not None:
             shortest = round(spec.training.min_window * spec.history.length) if split == "train" else None
             tokens = TokenHistories(memory, codes, spec.history.length, spec.history_events, shortest)
-        self._assembler = BatchAssembler(spec, examples, encoder, log, counters, items, users, codes, memory, tokens)
+        self._assembler = BatchAssembler(
+            spec,
+            examples,
+            encoder,
+            log,
+            counters,
+            items,
+            users,
+            codes,
+            memory,
+            tokens,
+            with_positions=split == "train",
+        )
         share = spec.training.deep_share if split == "train" else 1.0
         self._source = source or training_candidates(spec, examples, items.size, share=share)
         self._batch_requests, self._batch_candidates = spec.training.batch_requests, spec.training.batch_candidates

@@ -22,7 +22,7 @@ class CandidateRows:
 
     rows: NDArray[np.int64]
     columns: Mapping[str, Sequence[Any]]
-    ids: Sequence[str] | None
+    ids: Sequence[str] | NDArray[np.int64] | None
     items: Catalogue = field(repr=False)
 
     def __len__(self) -> int:
@@ -31,7 +31,7 @@ class CandidateRows:
     def id_of(self, candidate: int) -> str:
         """The candidate's id as it was given (as text), or the catalogue's where all were asked for."""
         if self.ids is not None:
-            return self.ids[candidate]
+            return str(self.ids[candidate])
         return self.items.ids_of(self.rows[candidate : candidate + 1])[0]
 
 
@@ -43,10 +43,14 @@ def resolve_candidates(request: Request, items: Catalogue, size: int) -> Candida
     given = request.candidates
     if isinstance(given, str):
         return CandidateRows(np.arange(1, size, dtype=np.int64), {}, None, items)
-    listed, columns = given, {}
+    columns: Mapping[str, Any] = {}
+    listed: Any = given
     if isinstance(given, dict):
         listed = given["item"]
         columns = {name: values for name, values in given.items() if name != "item"}
-    ids = [str(i) for i in listed]
+    if isinstance(listed, np.ndarray):
+        rows = items.rows_of_integers(listed)
+        return CandidateRows(np.where(rows < size, rows, 0), columns, listed, items)
+    ids = listed if set(map(type, listed)) <= {str} else [str(i) for i in listed]
     rows = items.row_of(ids)
     return CandidateRows(np.where(rows < size, rows, 0), columns, ids, items)

@@ -28,6 +28,10 @@ class Depth(Protocol):
     def reasons(self) -> tuple[str, ...]:
         """Why this is less than was asked for."""
 
+    @property
+    def words(self) -> tuple[str, ...]:
+        """How the depth was chosen, for a person."""
+
     def keep(self, scored: int, goal: int, value_N: Values, factor_N: Values) -> NDArray[np.int64]:
         """Who goes from level ``scored``, which gave these values, to level ``goal``: indices, best first; where there
         are none, the request ends here."""
@@ -50,11 +54,15 @@ class FixedDepth:
     def reasons(self) -> tuple[str, ...]:
         return self.plan.reasons
 
+    @property
+    def words(self) -> tuple[str, ...]:
+        return self.plan.reasons
+
     def keep(self, scored: int, goal: int, value_N: Values, factor_N: Values) -> NDArray[np.int64]:
         return keep_best(value_N, self.plan.widths[goal])
 
     def facts(self) -> dict[str, Any]:
-        return {"policy": "fixed", "words": list(self.plan.reasons)}
+        return {"policy": "fixed", "words": list(self.words)}
 
 
 @dataclass
@@ -83,6 +91,10 @@ class AdaptiveDepth:
     def reasons(self) -> tuple[str, ...]:
         return tuple(words for words in self.decision.reasons if words.startswith(("budget", "deadline")))
 
+    @property
+    def words(self) -> tuple[str, ...]:
+        return tuple(self.decision.reasons)
+
     def keep(self, scored: int, goal: int, value_N: Values, factor_N: Values) -> NDArray[np.int64]:
         cap, confidence = self.decision.caps[goal], self.decision.confidence
         found = self.policy.survivors(scored, value_N, self.inputs.top, cap, factor_N, confidence)
@@ -93,7 +105,7 @@ class AdaptiveDepth:
     def facts(self) -> dict[str, Any]:
         return {
             "policy": "adaptive",
-            "words": list(self.decision.reasons),
+            "words": list(self.words),
             "limited_by": list(self.decision.limited_by),
             "survivors": self.survivals,
             "record": self.record(),

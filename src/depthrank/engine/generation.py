@@ -13,7 +13,7 @@ from depthrank.artifact import Artifact
 from depthrank.catalogue import UpsertResult
 from depthrank.engine.costs import CostMeter
 from depthrank.engine.item_store import ItemStore
-from depthrank.engine.upserts import pack_upsert, replay_upserts
+from depthrank.engine.upserts import Replay, pack_upsert, replay_upserts
 from depthrank.engine.user_states import UserStates
 from depthrank.engine.valuation import value_weights
 from depthrank.events import EventLog, HistoryBatch
@@ -60,6 +60,26 @@ class Generation:
         Raises RequestError, StorageFullError, LogError; then nothing has changed.
         """
         with self._upsert_lock:
-            result = self.items.upsert(columns, record=lambda: self._log.append_upsert(pack_upsert(columns)))
+            self._apply_appended()
+            result = self.items.upsert(columns, record=lambda: self._append_upsert(columns))
             self.store.refresh(np.unique(result.rows))
             return result
+
+    @property
+    def last_upsert(self) -> int:
+        """The number of the log's newest upsert that is applied; -1: none."""
+        return self.replayed.last
+
+    def apply_upserts(self) -> None:
+        """Apply the upserts that others appended to the log; those that do not fit are counted, as at the start."""
+        with self._upsert_lock:
+            self._apply_appended()
+
+    def _apply_appended(self) -> None:
+        newer = replay_upserts(self.items, self._log, after=self.replayed.last)
+        self.store.refresh(newer.rows)
+        self.replayed = self.replayed + newer
+
+    def _append_upsert(self, columns: Mapping[str, Sequence[object]]) -> None:
+        number = self._log.append_upsert(pack_upsert(columns))
+        self.replayed = self.replayed + Replay(1, 0, number)

@@ -24,6 +24,7 @@ from depthrank.engine.valuation import Valuation
 from depthrank.features import Encoded, EncodedHistory
 from depthrank.model import CandidateInputs, ItemSide, RequestState, UserState, candidate_inputs, request_inputs
 from depthrank.schema import RankedItem, Request
+from depthrank.schema.request import Spent
 
 Choose = Callable[["Job", Scores, Pace], Depth]
 
@@ -79,7 +80,7 @@ class Job:
         context = {name: [value] for name, value in self.request.context.items()}
         at = np.array([time_ms], dtype=np.int64)
         return generation.artifact.encoder.encode_requests(
-            user, self.user_row, context, at, generation.users, generation.counters
+            user, self.user_row, context, at, generation.users, generation.counters, self.history
         )
 
     def _encode_candidates(self, user: list[str], time_ms: int) -> CandidateInputs:
@@ -153,6 +154,15 @@ class Job:
         assert self.user is not None
         if self.user.worth_keeping:
             self.generation.states.put(self.user.key, self.user.encoded, self._ticket)
+
+    def accounts(self, stopped: str) -> Spent:
+        """What the request took, after ``run``; ``stopped``: why it went no deeper."""
+        thread_ms, predicted_ms = (
+            sum(getattr(cost, name) for cost in self.spent) for name in ("actual_ms", "predicted_ms")
+        )
+        warm = self.user is not None and self.user.new_tokens == 0 and self.user.warmth != "cold"
+        words = () if self.depth is None else self.depth.words
+        return Spent(thread_ms, predicted_ms, self.history_length, warm, stopped, words)
 
     def best(self, scores: Scores) -> list[int]:
         """The first ``top`` candidates in order."""

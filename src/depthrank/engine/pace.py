@@ -52,6 +52,10 @@ class Pace:
         self._checked_s = self.monotonic_s()
         return self._checked_s < self.deadline_s
 
+    def chunk_candidates(self, stage: str, fitting: int) -> int:
+        """Candidates of the next chunk of a stage, given how many fit; a replayed clock answers as it was then."""
+        return fitting
+
     @contextmanager
     def chunk(self, stage: str, candidates: int) -> Iterator[None]:
         """A chunk that ``may_start`` allowed just before."""

@@ -12,20 +12,24 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import torch
 
-from depthrank.artifact import Artifact, default_log_url, load_artifact
+from depthrank.artifact import Artifact, default_log_url, is_remote, load_artifact
 from depthrank.catalogue import Catalogue, UpsertResult
 from depthrank.engine.candidates import resolve_candidates
 from depthrank.engine.depth import AdaptiveDepth, Depth, FixedDepth
+from depthrank.engine.economy import Economy
 from depthrank.engine.explain import explain
 from depthrank.engine.generation import Generation
 from depthrank.engine.job import Job
 from depthrank.engine.pace import Chunk, Pace
+from depthrank.engine.record import Seen, record_of
 from depthrank.engine.run_plan import Scores
 from depthrank.engine.served import served_events
 from depthrank.engine.timings import Timings
@@ -80,13 +84,18 @@ class Ranker:
         *,
         limits: Limits | None = None,
         user_state_bytes: int = DEFAULT_STATE_BYTES,
+        copy: bool = False,
     ) -> Ranker:
         """Load the artifact at ``path``; ``log`` is a log, its URL, or None for the folder ``events`` beside it.
 
+        A URL (s3://..., memory://...) is copied into the local cache and verified on the way; it needs a ``log``.
+        ``copy`` serves a folder from such a copy too: what happens to its files then cannot end this process.
         ``user_state_bytes`` bounds the cache of encoded histories; 0 turns it off.
         Raises ArtifactError or LogError, each with the one reason.
         """
-        artifact = load_artifact(path)
+        if log is None and is_remote(path):
+            raise LogError(f"{path} has no event log beside it: name one, such as log='lmdb:events'")
+        artifact = load_artifact(path, copy=copy)
         if isinstance(log, EventLog):
             return cls(artifact, log, limits=limits, user_state_bytes=user_state_bytes)
         opened = open_log(log or default_log_url(path))
@@ -114,10 +123,15 @@ class Ranker:
         arrived_s: float | None = None,
         request_id: str | None = None,
         checked: bool = False,
+        record: bool = False,
+        price: float | None = None,
+        spent: bool = False,
     ) -> Answer:
         """The ranking for one request; ``arrived_s`` (monotonic) is when its deadline starts, by default now.
 
-        ``checked``: it comes from ``decode_request`` under limits as strict as the ranker's.
+        ``checked``: it comes from ``decode_request`` under limits as strict as the ranker's. ``record``: the answer
+        holds what it takes to rank again exactly as now (``engine.replay``). ``price``: of compute (None: the ranker's).
+        ``spent``: the answer tells what it took.
 
         Raises RequestError with the path of every wrong field; schema's TooLargeError for too many candidates.
         """
@@ -129,6 +143,7 @@ class Ranker:
                 request = check_request(request, self.limits, wall_clock=self._wall_clock)
         time_ms = self._now() if request.time_ms is None else request.time_ms
         with timings.stage("candidates"):
+            upserts = generation.last_upsert
             snapshot = generation.store.snapshot()
             candidates = resolve_candidates(request, generation.items, snapshot.size)
             factor_N = value_factor(self.spec, candidates.columns, len(candidates), reasons)
@@ -136,8 +151,8 @@ class Ranker:
             ticket = self.states.ticket()
             history = self._read_history(str(request.user), time_ms, reasons)
         job = Job(generation, snapshot, request, candidates, factor_N, history, time_ms, timings, ticket)
-        pace = Pace(self._monotonic_s, math.inf if request.deadline_ms is None else started + request.deadline_ms / 1e3)
-        scores = job.run(pace, self._choose)
+        pace = self._pace(math.inf if request.deadline_ms is None else started + request.deadline_ms / 1e3)
+        scores = job.run(pace, self._choose if price is None else partial(self._choose, price=price))
         scores.reasons[:0] = reasons
         with timings.stage("order"):
             best = job.best(scores)
@@ -146,7 +161,7 @@ class Ranker:
             self._trace(pace.chunks)
         story = explain(job, scores, best) if request.explain else None
         timings.ms["total"] = (self._monotonic_s() - started) * 1e3
-        return Answer(
+        answer = Answer(
             request_id=request_id or uuid.uuid4().hex,
             model=self.model_id,
             items=items,
@@ -155,14 +170,28 @@ class Ranker:
             timings_ms=timings.ms,
             degraded=Degraded(bool(scores.reasons), scores.reasons),
             explain=story,
+            spent=job.accounts(scores.stopped) if spent else msgspec.UNSET,
         )
+        if record:
+            answer.record = record_of(job, scores, pace, answer, Seen(started, self.log_position(), upserts))
+        return answer
 
-    def _choose(self, job: Job, scores: Scores, pace: Pace) -> Depth:
+    def log_position(self) -> int | None:
+        """The log's newest position; None where it cannot be read now."""
+        try:
+            return self.log.position()
+        except LogError:
+            return None
+
+    def _pace(self, deadline_s: float) -> Pace:
+        return Pace(self._monotonic_s, deadline_s)
+
+    def _choose(self, job: Job, scores: Scores, pace: Pace, price: float | None = None) -> Depth:
         """How deep a request goes whose candidates level 0 has scored."""
         request, n, policy = job.request, len(job.candidates), self.generation.policy
         depth: Depth
         if request.mode == "adaptive" and policy is not None:
-            depth = AdaptiveDepth.decide(policy, self._decision_inputs(policy, job, scores, pace))
+            depth = AdaptiveDepth.decide(policy, self._decision_inputs(policy, job, scores, pace, price))
         elif request.mode == "adaptive" and request.budget is not None:
             depth = FixedDepth(plan_within_budget(request.budget, n, self.generation.flops))
         else:
@@ -170,7 +199,9 @@ class Ranker:
         scores.reasons.extend(depth.reasons)
         return depth
 
-    def _decision_inputs(self, policy: AdaptivePolicy, job: Job, scores: Scores, pace: Pace) -> DecisionInputs:
+    def _decision_inputs(
+        self, policy: AdaptivePolicy, job: Job, scores: Scores, pace: Pace, price: float | None = None
+    ) -> DecisionInputs:
         request, model = job.request, self.artifact.model
         signals = policy.signals(
             np.where(scores.level_N < 0, np.nan, scores.value_N),
@@ -187,7 +218,7 @@ class Ranker:
             top=request.top,
             budget=request.budget,
             time_left_ms=pace.left_ms() if pace.has_deadline else None,
-            price=self.price,
+            price=self.price if price is None else price,
             warm=job.seen.view.state.depth >= model.config.encoder_layers,
             rates=self.generation.costs.rates,
         )
@@ -210,11 +241,15 @@ class Ranker:
     def append(self, events: EventBatch) -> AppendResult:
         """Append events to the log and feed the counters; returns when they are durable and readable."""
         result = self.log.append(events)
+        self.observe(events)
+        return result
+
+    def observe(self, events: EventBatch) -> None:
+        """Events have been appended to the log, by this ranker or by another over the same log: count them."""
         past = events.time_ms[events.time_ms <= self._clock()]
         with self._newest_lock:
             self._newest_event_ms = max(self._newest_event_ms, int(past.max(initial=-1)))
         self.generation.counters.catch_up(self.log)
-        return result
 
     def record_served(self, request: Request, answer: Answer) -> AppendResult:
         """Log the shown items of an answer as impressions at the request's time, so that later actions join them."""
@@ -228,6 +263,10 @@ class Ranker:
         """
         return self.generation.upsert_items(columns)
 
+    def apply_upserts(self) -> None:
+        """Apply the upserts that another ranker over the same log has appended; those that do not fit are counted."""
+        self.generation.apply_upserts()
+
     def history(self, user: str, limit: int = 100, time_ms: int | None = None) -> list[dict[str, Any]]:
         """The user's newest events of all actions, newest first."""
         found = self.log.history(str(user), self._now() + 1 if time_ms is None else time_ms, limit)
@@ -235,12 +274,20 @@ class Ranker:
         events = zip(self.log.item_ids(found.item_code.tolist()), found.action_code, found.time_ms, strict=True)
         return [{"item": item, "action": actions[action], "time_ms": int(at)} for item, action, at in events][::-1]
 
+    def some_users(self, limit: int) -> list[str]:
+        """Users that the log names, for a load test or a page to begin with."""
+        return self.log.some_users(limit)
+
     def erase(self, user: str) -> EraseResult:
         """Remove a user from the log's files and from the counters."""
         result = self.log.erase(str(user))
+        self.forget(user)
+        return result
+
+    def forget(self, user: str) -> None:
+        """Drop what is held of a user whom the log has erased."""
         self.generation.counters.forget_user(str(user))
         self.states.forget(str(user))
-        return result
 
     def info(self) -> dict[str, Any]:
         """What is being served."""
@@ -272,8 +319,14 @@ class Ranker:
             **{f"cost_error_{name}": error for name, error in errors.items()},
         }
 
+    def economy(self) -> Economy:
+        """What requests cost here by now, and what compute is worth to this model."""
+        return Economy.of(self.generation.costs.rates, self.generation.policy)
+
     def warm(self) -> None:
-        """Rank at full depth and by the router alone, so that the first request finds everything ready."""
+        """Bring the artifact's pages into memory, then rank at full depth and by the router alone, so that the first
+        request finds everything ready."""
+        self.artifact.touch_ahead()
         some = self.items.ids_of(range(1, min(self.items.size, WARM_UP_CANDIDATES)))
         modes: tuple[Mode, ...] = ("full", "router")
         for mode in modes:

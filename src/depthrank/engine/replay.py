@@ -48,12 +48,12 @@ def replay(policy: AdaptivePolicy, record: object) -> Replayed:
             "replay it with the artifact that made it"
         )
     logged = fields_of(fields["decision"], tuple(Decision.__dataclass_fields__), "logged decision")
-    again = policy.decide(_inputs(fields["inputs"]))
+    again = policy.decide(decision_inputs(fields["inputs"]))
     plain = again.to_plain()
     return Replayed(logged, again, tuple(name for name, value in plain.items() if logged[name] != value))
 
 
-def _inputs(plain: object) -> DecisionInputs:
+def decision_inputs(plain: object) -> DecisionInputs:
     """A record's inputs, checked: a record may come from anybody."""
     fields = fields_of(plain, tuple(DecisionInputs.__dataclass_fields__), "decision inputs")
     for name in ("num_candidates", "history_length", "top"):

@@ -171,7 +171,8 @@ class PlanRun:
         if not self.pace.has_deadline:
             return CHUNK_CANDIDATES
         left_ms = self.pace.left_ms()
-        return chunk_size(self.costs.rates, level, self.history_length, left_ms, CHUNK_WITH_DEADLINE)
+        fitting = chunk_size(self.costs.rates, level, self.history_length, left_ms, CHUNK_WITH_DEADLINE)
+        return self.pace.chunk_candidates(f"level{level}", fitting)
 
     def _account(self, level: int, done: int, *, warm: bool) -> None:
         if done:

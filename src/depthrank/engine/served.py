@@ -8,6 +8,7 @@ from typing import Any
 
 import msgspec
 import numpy as np
+from numpy.typing import NDArray
 
 from depthrank.events import EventBatch
 from depthrank.schema import Answer, Request, Spec
@@ -54,9 +55,24 @@ def _columns_by_item(request: Request, shown: set[str]) -> dict[str, dict[str, A
     if not isinstance(request.candidates, dict):
         return {}
     columns = {name: values for name, values in request.candidates.items() if name != "item"}
-    items: Sequence[Any] = request.candidates["item"]
-    found: dict[str, dict[str, Any]] = {}
+    if not columns:
+        return {}
+    first = _first_rows(request.candidates["item"], shown)
+    return {item: {name: _plain(values[i]) for name, values in columns.items()} for item, i in first.items()}
+
+
+def _first_rows(items: Sequence[Any] | NDArray[np.int64], shown: set[str]) -> dict[str, int]:
+    """Where each shown item stands first."""
+    if isinstance(items, np.ndarray):
+        wanted = np.array([int(item) for item in shown], np.int64)
+        rows = np.flatnonzero(np.isin(items, wanted)).tolist()
+        return {str(items[i]): i for i in reversed(rows)}
+    first: dict[str, int] = {}
     for i, item in enumerate(map(str, items)):
-        if item in shown and item not in found:
-            found[item] = {name: values[i] for name, values in columns.items()}
-    return found
+        if item in shown and item not in first:
+            first[item] = i
+    return first
+
+
+def _plain(value: Any) -> Any:
+    return value.item() if isinstance(value, np.generic) else value

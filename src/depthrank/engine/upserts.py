@@ -7,11 +7,12 @@ of the artifact or of the items file; applying one twice changes nothing. Upsert
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import msgspec
 import numpy as np
+from numpy.typing import NDArray
 
 from depthrank.catalogue import Catalogue
 from depthrank.errors import FieldProblem, LogError, RequestError
@@ -22,10 +23,19 @@ _BIG_INT = 1  # extension type: hexadecimal digits, as msgpack's own integers en
 
 @dataclass(frozen=True)
 class Replay:
-    """Upserts applied, and those whose values no longer fit the catalogue (a column changed its type since)."""
+    """Upserts applied, and those whose values no longer fit the catalogue (a column changed its type since).
+
+    ``last``: the number of the newest (-1: none); ``rows``: catalogue rows that were changed, ascending.
+    """
 
     applied: int
     refused: int
+    last: int = -1
+    rows: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64), repr=False, compare=False)
+
+    def __add__(self, newer: Replay) -> Replay:
+        """Both; the rows are those of neither, as they have been published."""
+        return Replay(self.applied + newer.applied, self.refused + newer.refused, max(self.last, newer.last))
 
 
 def pack_upsert(columns: Mapping[str, Sequence[object]]) -> bytes:
@@ -45,20 +55,24 @@ def unpack_upsert(payload: bytes) -> dict[str, list[object]]:
         raise LogError(f"an upsert in the event log is damaged: {error}") from None
 
 
-def replay_upserts(items: Catalogue, log: EventLog) -> Replay:
-    """Apply all upserts of ``log`` to ``items``, in order. Columns that the catalogue no longer has are left out."""
+def replay_upserts(items: Catalogue, log: EventLog, after: int = -1) -> Replay:
+    """Apply the upserts of ``log`` with a number above ``after``, in order. Columns that the catalogue no longer has
+    are left out."""
     applied = refused = 0
+    changed = [np.zeros(0, np.int64)]
     known = {items.entity, items.id_column, *items.column_names}
-    for _, payload in log.upserts():
+    for number, payload in log.upserts(after):
+        after = number
         columns = unpack_upsert(payload)
         try:
-            items.upsert({name: values for name, values in columns.items() if name in known})
+            result = items.upsert({name: values for name, values in columns.items() if name in known})
+            changed.append(np.asarray(result.rows, np.int64))
             applied += 1
         except (
             RequestError
         ):  # counted and shown by ``Ranker.info``: one old upsert must not keep a server from starting
             refused += 1
-    return Replay(applied, refused)
+    return Replay(applied, refused, after, np.unique(np.concatenate(changed)))
 
 
 def _plain(value: Any) -> Any:

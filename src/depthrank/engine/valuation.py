@@ -68,8 +68,10 @@ def value_factor(
     return factor_N
 
 
-def _numbers(values: Sequence[Any]) -> NDArray[np.float64]:
+def _numbers(values: Sequence[Any] | NDArray[Any]) -> NDArray[np.float64]:
     """The numbers, float64 [N], NaN for what is none; without an object a value where all are."""
+    if isinstance(values, np.ndarray):
+        return values.astype(np.float64)
     if set(map(type, values)) <= {float, int}:
         with suppress(OverflowError):
             return np.frombuffer(array("d", values), np.float64) if values else np.zeros(0)

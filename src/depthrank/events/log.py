@@ -39,6 +39,8 @@ class EraseResult:
     events: int
     items: int  # ids that only this user's events held, removed from the dictionary
     generation: int
+    backups: int = 0  # known backups that held the user and were rewritten
+    pending: tuple[str, ...] = ()  # known backups that could not be, each with why
 
 
 class UserVersion(NamedTuple):
@@ -159,6 +161,15 @@ class EventLog(ABC):
 
         Each batch is a snapshot of its own; what is removed meanwhile is missing from later batches.
         """
+
+    def some_users(self, limit: int) -> list[str]:
+        """The first ``limit`` users that the log names, in the order of their first events."""
+        users: dict[str, None] = {}
+        for batch in self.scan():
+            users.update(dict.fromkeys(batch.user))
+            if len(users) >= limit:
+                break
+        return list(users)[:limit]
 
     @abstractmethod
     def user_version(self, user: str) -> UserVersion:

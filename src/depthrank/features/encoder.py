@@ -25,6 +25,7 @@ from depthrank.features.counters import Counters
 from depthrank.features.encoder_files import load_encoder, save_encoder
 from depthrank.features.feature_plan import Learned, Planned, codec_of, learn, planned_features, stored_problems
 from depthrank.features.history import encode_history
+from depthrank.features.history_count import count_floats, num_count_floats
 from depthrank.features.history_match import (
     FLOATS_A_COMPARISON,
     NEWEST,
@@ -45,7 +46,7 @@ from depthrank.features.layout import (
 )
 from depthrank.features.sources import SentValues, Source, StoredValues
 from depthrank.features.time_of import MAX_TIME_MS
-from depthrank.schema import HistoryMatch, Spec
+from depthrank.schema import HistoryCount, HistoryMatch, Spec
 
 Int64 = NDArray[np.int64]
 Values = Sequence[object] | NDArray[Any]
@@ -65,7 +66,7 @@ class FitSample:
 
 @dataclass(frozen=True)
 class _Step:
-    """A part of a feature and its columns. ``codec`` is None for a counter and a history match."""
+    """A part of a feature and its columns. ``codec`` is None for a counter and a feature of the history."""
 
     part: Planned
     codec: Codec | None
@@ -130,11 +131,12 @@ class FeatureEncoder:
         time_ms: Int64,
         users_catalogue: Catalogue | None,
         counters: Counters | None,
+        history: EncodedHistory | None = None,
     ) -> Encoded:
         """The request side of R requests.
 
         users: R ids; user_rows, time_ms int64 [R]; contexts: R values a column, a missing column meaning missing values
-        and an unknown one nothing. Raises RequestError naming every value that cannot be used (``$.context.device``).
+        and an unknown one nothing; history [R], None only where ``reads_history`` is False. Raises RequestError naming every value that cannot be used (``$.context.device``).
         """
         time_ms = np.clip(time_ms, -MAX_TIME_MS, MAX_TIME_MS)
         out = self._request.empty(len(users))
@@ -147,6 +149,10 @@ class FeatureEncoder:
         query = counters.query(users, time_ms) if counters is not None else None
         for step in self._request.steps:
             part, ids, floats = step.part, out.ids[:, step.ids], out.floats[:, step.floats]
+            if part.origin == "history":
+                assert history is not None, "history_count features need the requests' histories"
+                floats[:] = count_floats(history, self._bits(part))
+                continue
             if step.codec is None:
                 assert query is not None, "counter features need counters"
                 floats[:] = query.floats(part.name)
@@ -216,8 +222,14 @@ class FeatureEncoder:
 
     @property
     def reads_history(self) -> bool:
-        """Whether ``encode_candidates`` needs histories."""
-        return any(part.origin == "match" for part in self.parts)
+        """Whether ``encode_requests`` or ``encode_candidates`` needs histories."""
+        return any(part.origin in ("history", "match") for part in self.parts)
+
+    def _bits(self, part: Planned) -> list[int]:
+        """The bit of each history action that a feature of the history counts."""
+        assert isinstance(part.feature, (HistoryCount, HistoryMatch))
+        names = self.spec.history_actions
+        return [1 << names.index(action) for action in part.feature.actions or names]
 
     def _write_match(
         self,
@@ -228,10 +240,7 @@ class FeatureEncoder:
         item_rows: Int64,
         request_of_candidate: Int64,
     ) -> None:
-        assert isinstance(part.feature, HistoryMatch)
-        names = self.spec.history_actions
-        bits = sum(1 << names.index(action) for action in part.feature.actions or names)
-        plan = MatchPlan(part.column, bits)
+        plan = MatchPlan(part.column, sum(self._bits(part)))
         floats[:, :NUM_FLOATS] = match_floats(plan, items, history, item_rows, request_of_candidate)
 
     def encode_history(
@@ -255,7 +264,7 @@ class FeatureEncoder:
         floats: list[FloatSlot] = []
         steps = []
         for part in parts:
-            codec = None if part.origin in ("counter", "match") else codec_of(part, self.learned.get(part.name))
+            codec = None if part.origin in ("counter", "history", "match") else codec_of(part, self.learned.get(part.name))
             first_id, first_float = ids[-1].stop if ids else 0, floats[-1].stop if floats else 0
             for table in codec.tables if codec else ():
                 start = ids[-1].stop if ids else 0
@@ -272,6 +281,8 @@ class FeatureEncoder:
         """Floats of a part without a codec."""
         if isinstance(part.feature, HistoryMatch):
             return NUM_FLOATS + FLOATS_A_COMPARISON * len(part.feature.compare)
+        if isinstance(part.feature, HistoryCount):
+            return num_count_floats(len(self._bits(part)))
         return self._counters[part.name].windows.num_floats
 
     def _encode_stored(self, side: _Side, catalogue: Catalogue, rows: Int64) -> Encoded:

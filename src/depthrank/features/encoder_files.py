@@ -14,7 +14,7 @@ from depthrank.errors import ArtifactError, SpecError
 from depthrank.features.feature_plan import Learned, Origin, Planned, Side
 from depthrank.features.numeric_scale import NumericScale, ScaleStats
 from depthrank.features.vocabulary import Vocabulary
-from depthrank.schema import Categorical, Counter, HistoryMatch, MultiHot, Numeric, Position, Spec
+from depthrank.schema import Categorical, Counter, HistoryCount, HistoryMatch, MultiHot, Numeric, Position, Spec
 
 _FORMAT = 1
 
@@ -88,7 +88,7 @@ def _learned(
                 raise ArtifactError(f"{path}: the statistics of {name!r} are missing or altered")
             learned[name] = NumericScale(stats)
         else:
-            assert isinstance(feature, (Counter, HistoryMatch, Position)) or feature.source, "learns nothing"
+            assert isinstance(feature, (Counter, HistoryCount, HistoryMatch, Position)) or feature.source, "learns nothing"
     return learned
 
 

@@ -27,6 +27,7 @@ from depthrank.schema import (
     Categorical,
     Counter,
     Feature,
+    HistoryCount,
     HistoryMatch,
     MultiHot,
     Numeric,
@@ -38,7 +39,7 @@ from depthrank.schema import (
 )
 
 Side = Literal["request", "item", "candidate"]
-Origin = Literal["user_row", "user", "item", "context", "candidate", "time", "counter", "match", "position"]
+Origin = Literal["user_row", "user", "item", "context", "candidate", "time", "counter", "history", "match", "position"]
 Learned = Vocabulary | NumericScale
 
 # Values of user rows come first, so that they are one block of columns that can be kept encoded.
@@ -50,6 +51,7 @@ _ORDER: tuple[Origin, ...] = (
     "time",
     "candidate",
     "counter",
+    "history",
     "match",
     "position",
 )
@@ -80,6 +82,9 @@ def _parts(name: str, feature: Feature, items: Catalogue | None, users: Catalogu
         return
     if isinstance(feature, Position):
         yield Planned(name, feature, "candidate", "position", None)
+        return
+    if isinstance(feature, HistoryCount):
+        yield Planned(name, feature, "request", "history", None)
         return
     if isinstance(feature, HistoryMatch):
         _, _, column = _place(feature.of if "." in feature.of else "item.id", items, users)
@@ -137,7 +142,7 @@ def codec_of(part: Planned, learned: Learned | None) -> Codec:
         return VectorCodec(feature.size)
     if isinstance(feature, Position):
         return PositionCodec(feature.max_position)
-    assert isinstance(feature, TimeParts), "counters and history matches have no codec"
+    assert isinstance(feature, TimeParts), "counters and features of the history have no codec"
     unit = "ms" if part.origin == "time" else feature.unit  # a request's own time is always in ms
     if part.is_age:
         return AgeCodec(unit)

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from depthrank.model.blocked_attention import causal_attention
+from depthrank.precision import AttentionLayer
 
 
 class SwiGLU(nn.Module):
@@ -103,6 +104,14 @@ def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None, *, causa
         scores = scores.masked_fill(_ahead(num_queries, num_keys, scores.device), torch.finfo(scores.dtype).min)
     mixed: Tensor = scores.softmax(dim=-1) @ v
     return mixed
+
+
+class Attention(AttentionLayer):
+    """``attend`` as a layer, so that serving may run it in another format."""
+
+    def forward(self, q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None, *, causal: bool = False) -> Tensor:
+        """As ``attend``."""
+        return attend(q, k, v, bias, causal=causal)
 
 
 def _is_fp32_on_cpu(q: Tensor) -> bool:

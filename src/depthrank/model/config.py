@@ -14,21 +14,46 @@ from depthrank.features import EncoderLayout, SideLayout
 from depthrank.model.foreign_inputs import ForeignInput
 from depthrank.schema import Spec
 from depthrank.schema.dataset import EventsFile
-from depthrank.tables import TableSlot
+from depthrank.tables import ROW_FORMATS, RowFormat, TableSlot
+
+_UNPLANNED = {"own_rows": None, "pool": (0, 0), "has_directory": False}
 
 
 @dataclass(frozen=True)
 class SideConfig:
-    """One side's encoded columns: id slots and the number of float columns."""
+    """One side's encoded columns: id slots, the number of float columns, and how the rows of its table are stored."""
 
     slots: tuple[TableSlot, ...] = ()
     num_floats: int = 0
+    row_format: RowFormat = "fp32"
 
     @classmethod
     def of(cls, side: SideLayout) -> SideConfig:
         """The model's view of a side's layout."""
         slots = tuple(TableSlot(s.feature, s.num_rows, s.start, s.stop) for s in side.ids)
         return cls(slots, side.num_floats)
+
+    def columns(self) -> SideConfig:
+        """The same without what a plan decided: what must fit the encoder's layout."""
+        return SideConfig(tuple(TableSlot(s.feature, s.num_rows, s.start, s.stop) for s in self.slots), self.num_floats)
+
+    def to_plain(self) -> dict[str, Any]:
+        """Plain data; what is as without a plan is left out, so that such a model is what it always was."""
+        plain = asdict(self)
+        slots = [
+            {k: v for k, v in slot.items() if k not in _UNPLANNED or v != _UNPLANNED[k]} for slot in plain["slots"]
+        ]
+        told = {"slots": slots, "num_floats": self.num_floats}
+        return told if self.row_format == "fp32" else {**told, "row_format": self.row_format}
+
+    @classmethod
+    def from_plain(cls, plain: dict[str, Any]) -> SideConfig:
+        """Inverse of ``to_plain``; raises TypeError, KeyError or ValueError where the data is of another form."""
+        slots = tuple(_slot(slot) for slot in plain["slots"])
+        form = plain.get("row_format", "fp32")
+        if form not in ROW_FORMATS:
+            raise ValueError(f"row_format is {form!r}, expected one of {', '.join(ROW_FORMATS)}")
+        return cls(slots, int(plain["num_floats"]), form)
 
 
 @dataclass(frozen=True)
@@ -119,14 +144,12 @@ class ModelConfig:
 
     def to_plain(self) -> dict[str, Any]:
         """Plain data for the manifest."""
-        return asdict(self)
+        sides = {side: getattr(self, side).to_plain() for side in ("request", "item", "candidate")}
+        return {**asdict(self), **sides}
 
     @classmethod
     def from_plain(cls, plain: dict[str, Any]) -> ModelConfig:
         """Inverse of ``to_plain``; raises TypeError or KeyError where the data is of another form."""
-
-        def side(value: dict[str, Any]) -> SideConfig:
-            return SideConfig(tuple(TableSlot(**s) for s in value["slots"]), int(value["num_floats"]))
 
         def level(value: dict[str, Any]) -> LevelConfig:
             return LevelConfig(**{**value, "reads": tuple(value["reads"])})
@@ -140,13 +163,22 @@ class ModelConfig:
                 **plain,
                 "tasks": tuple(plain["tasks"]),
                 "prior_logit": tuple(plain["prior_logit"]),
-                "request": side(plain["request"]),
-                "item": side(plain["item"]),
-                "candidate": side(plain["candidate"]),
+                "request": SideConfig.from_plain(plain["request"]),
+                "item": SideConfig.from_plain(plain["item"]),
+                "candidate": SideConfig.from_plain(plain["candidate"]),
                 "levels": tuple(level(v) for v in plain["levels"]),
                 "foreign": tuple(foreign(v) for v in plain.get("foreign", ())),
             }
         )
+
+
+def _slot(plain: dict[str, Any]) -> TableSlot:
+    first, num_rows = plain.get("pool", (0, 0))
+    slot = TableSlot(**{**plain, "pool": (int(first), int(num_rows))})
+    numbers = (slot.num_rows, slot.start, slot.stop, slot.rows_owned, *slot.pool)
+    if any(type(number) is not int or number < 0 for number in numbers) or not 1 <= slot.rows_owned <= slot.num_rows:
+        raise ValueError(f"the table slot of {slot.feature!r:.100} is out of bounds: {numbers}")
+    return slot
 
 
 _PRESETS: dict[str, dict[str, Any]] = {

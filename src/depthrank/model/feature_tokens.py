@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from depthrank.model.blocks import SwiGLU, norm
 from depthrank.model.config import SideConfig
 from depthrank.model.float_inputs import FloatInputs
-from depthrank.tables import FusedTable
+from depthrank.tables import FusedTable, ServedTable
 
 SMALL = 0.01  # standard deviation of a small table at the start: a rare id says nothing until it has learned something
 MAX_BINNED = 64  # a side with more float columns holds vectors: there bins cost more than they tell
@@ -36,9 +36,9 @@ class FeatureTokens(nn.Module):
         self.width, self.num_tokens = width, num_tokens
         self.floats = FloatInputs(side.num_floats, bins if side.num_floats <= MAX_BINNED else 0)
         self.num_inputs = len(side.slots) * table_width + self.floats.num_inputs
-        self.table = FusedTable(side.slots, table_width) if side.slots else None
+        self.table: FusedTable | ServedTable | None = FusedTable(side.slots, table_width) if side.slots else None
         self.feature_dropout = feature_dropout
-        if self.table is not None and small_tables:
+        if isinstance(self.table, FusedTable) and small_tables:
             nn.init.normal_(self.table.weight, std=SMALL)
         # The constant input stands in for a bias in the first map only, so that a side may be empty.
         self.constant = nn.Parameter(torch.randn(width) * width**-0.5)

@@ -11,7 +11,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from depthrank.model.blocks import Dropout, Rotary, SwiGLU, attend, merge_heads, norm, split_heads
+from depthrank.model.blocks import Attention, Dropout, Rotary, SwiGLU, merge_heads, norm, split_heads
 from depthrank.model.config import ModelConfig
 from depthrank.model.sparse_experts import SparseExperts
 
@@ -28,6 +28,7 @@ class TargetAttention(nn.Module):
         self.heads = config.heads
         self.attention_norm = norm(width)
         self.query = nn.Linear(width, config.width, bias=False)
+        self.attention = Attention()
         self.out = nn.Linear(config.width, width, bias=False)
         self.age = nn.Embedding(NUM_AGE_BUCKETS, config.heads)
         nn.init.zeros_(self.age.weight)
@@ -50,6 +51,6 @@ class TargetAttention(nn.Module):
         bias_RH1P = self.age(age_RP).permute(0, 2, 1).unsqueeze(2)
         hidden = torch.finfo(bias_RH1P.dtype).min
         bias_RH1P = bias_RH1P.masked_fill(~visible_RP[:, None, None, :], hidden)
-        mixed_RCD = merge_heads(attend(q_RHCd, k_RHPd, v_RHPd, bias_RH1P))
+        mixed_RCD = merge_heads(self.attention(q_RHCd, k_RHPd, v_RHPd, bias_RH1P))
         x_RCD = x_RCD + self.dropout(self.out(mixed_RCD))
         return x_RCD + self.dropout(self.mlp(self.mlp_norm(x_RCD)))  # type: ignore[no-any-return]

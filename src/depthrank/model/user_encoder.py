@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from depthrank.model.blocks import Dropout, Rotary, SwiGLU, attend, merge_heads, norm, split_heads
+from depthrank.model.blocks import Attention, Dropout, Rotary, SwiGLU, merge_heads, norm, split_heads
 from depthrank.model.config import ModelConfig
 
 NUM_GAP_BUCKETS = 32
@@ -90,6 +90,7 @@ class EncoderLayer(nn.Module):
         self.heads = config.heads
         self.attention_norm = norm(width)
         self.qkv = nn.Linear(width, 3 * width, bias=False)
+        self.attention = Attention()
         self.out = nn.Linear(width, width, bias=False)
         self.mlp_norm = norm(width)
         self.mlp = SwiGLU(width, config.ffn_multiple * width, width)
@@ -105,7 +106,7 @@ class EncoderLayer(nn.Module):
         qk_S2Pd = self.rotary(split_heads(qk_SP2, 2 * self.heads), _num_positions(before))
         q_SHPd, k_SHPd = qk_S2Pd.chunk(2, dim=1)
         k_SHPd, v_SHPd = _after(before, k_SHPd, split_heads(v_SPD, self.heads))
-        mixed_SPD = merge_heads(attend(q_SHPd, k_SHPd, v_SHPd, causal=True))
+        mixed_SPD = merge_heads(self.attention(q_SHPd, k_SHPd, v_SHPd, causal=True))
         x_SPD = x_SPD + self.dropout(self.out(mixed_SPD))
         x_SPD = x_SPD + self.dropout(self.mlp(self.mlp_norm(x_SPD)))
         return x_SPD, k_SHPd, v_SHPd

@@ -101,4 +101,15 @@ class HistoryMatch(Section, frozen=True, kw_only=True, tag_field="kind", tag="hi
     compare: tuple[Name, ...] = ()
 
 
-Feature = Categorical | MultiHot | Text | Numeric | Vector | TimeParts | Position | Counter | HistoryMatch
+class HistoryCount(Section, frozen=True, kw_only=True, tag_field="kind", tag="history_count"):
+    """How much of each action the request's history holds, which share of it, and how lately; and its length.
+
+    ``actions``: of these history actions only.
+    """
+
+    actions: tuple[Name, ...] = ()
+
+
+Feature = (
+    Categorical | MultiHot | Text | Numeric | Vector | TimeParts | Position | Counter | HistoryMatch | HistoryCount
+)

@@ -9,14 +9,17 @@ import msgspec
 Id = str | int
 Candidates = list[Id] | dict[str, list[Any]] | str
 Mode = Literal["adaptive", "full", "router"]
+Priority = Literal["high", "normal", "low"]
 
 
 class Request(msgspec.Struct, forbid_unknown_fields=True):
     """One ranking request.
 
-    ``candidates``: item ids, or columns with an ``item`` column, or ``"all"``. ``time_ms``: the time it is asked as of
+    ``candidates``: item ids, or columns with an ``item`` column, or ``"all"``; ids and columns of numbers may be numpy
+    arrays (int64, float64). ``time_ms``: the time it is asked as of
     (default now). ``deadline_ms``: how long the answer may take. ``budget``: at most this fraction of the full-depth
-    cost. Raises nothing here: ``check_request`` says what is wrong.
+    cost. ``priority``: which of them a busy server degrades and refuses last. Raises nothing here: ``check_request`` says
+    what is wrong.
     """
 
     user: Id
@@ -28,6 +31,20 @@ class Request(msgspec.Struct, forbid_unknown_fields=True):
     budget: float | None = None
     mode: Mode = "adaptive"
     explain: bool = False
+    priority: Priority = "normal"
+
+
+class Spent(msgspec.Struct, frozen=True):
+    """What one request took: thread time of its stages, as it was and as predicted, and what the next prediction needs
+    to know of its user: the history's length, and whether its state was cached. ``stopped`` and ``words``: why it went
+    no deeper, and how its plan was chosen."""
+
+    thread_ms: float
+    predicted_ms: float
+    history_length: int
+    warm: bool
+    stopped: str = ""
+    words: tuple[str, ...] = ()
 
 
 class RankedItem(msgspec.Struct):
@@ -47,7 +64,11 @@ class Degraded(msgspec.Struct, rename={"is_": "is"}):
 
 
 class Answer(msgspec.Struct, omit_defaults=False):
-    """The ranking: ordered by deepest level reached, then value, then item id."""
+    """The ranking: ordered by deepest level reached, then value, then item id.
+
+    ``after``: what filters, caps, diversity and exploration made of that order, where there are any. ``record``: what it
+    takes to rank again exactly so, where that was asked for, and ``spent`` what it cost; they never reach a client.
+    """
 
     request_id: str
     model: str
@@ -57,6 +78,9 @@ class Answer(msgspec.Struct, omit_defaults=False):
     timings_ms: dict[str, float]
     degraded: Degraded
     explain: dict[str, Any] | None = None
+    after: dict[str, Any] | msgspec.UnsetType = msgspec.UNSET
+    record: dict[str, Any] | msgspec.UnsetType = msgspec.UNSET
+    spent: Spent | msgspec.UnsetType = msgspec.UNSET
 
 
 class EventIn(msgspec.Struct):

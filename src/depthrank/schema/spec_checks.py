@@ -94,6 +94,8 @@ def _check_features(spec: Spec, sound: Sound) -> Iterator[FieldProblem]:
             yield from _check_counter(spec, path, feature, sound)
         elif isinstance(feature, kinds.HistoryMatch):
             yield from _check_match(spec, path, feature, sound)
+        elif isinstance(feature, kinds.HistoryCount):
+            yield from _check_of_history(spec, path, feature, sound)
         elif not isinstance(feature, kinds.Position):
             yield from _check_source(spec, path, feature, sound)
 
@@ -156,13 +158,21 @@ def _check_match(spec: Spec, path: str, feature: kinds.HistoryMatch, sound: Soun
         yield FieldProblem(f"{path}.of", describe(feature.of), "item or item.<column>")
         return
     yield from _check_column(spec, f"{path}.of", side, column or "id", sound)
+    yield from _check_of_history(spec, path, feature, sound)
+    for i, name in enumerate(feature.compare):
+        yield from _check_column(spec, f"{path}.compare[{i}]", "candidate", name, sound)
+
+
+def _check_of_history(
+    spec: Spec, path: str, feature: kinds.HistoryMatch | kinds.HistoryCount, sound: Sound
+) -> Iterator[FieldProblem]:
+    """That there is a history, and in it the actions that the feature names."""
     if not spec.history.length:
-        yield FieldProblem(f"{path}.kind", "history_match without a history", "history.length of at least 1")
+        kind = "history_match" if isinstance(feature, kinds.HistoryMatch) else "history_count"
+        yield FieldProblem(f"{path}.kind", f"{kind} without a history", "history.length of at least 1")
     for i, action in enumerate(feature.actions):
         if action not in spec.history_actions and sound("$.history") and sound("$.tasks"):
             yield unknown_name(f"{path}.actions[{i}]", action, spec.history_actions, "an action of the history")
-    for i, name in enumerate(feature.compare):
-        yield from _check_column(spec, f"{path}.compare[{i}]", "candidate", name, sound)
 
 
 def _check_actions(spec: Spec, sound: Sound) -> Iterator[FieldProblem]:

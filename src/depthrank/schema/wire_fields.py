@@ -1,7 +1,7 @@
 """Checks of single fields and of whole columns; every problem is noted with its path, none stops the others.
 
 Columns of thousands of values are checked by C-speed passes over the whole column. Only where such a pass fails does a
-slow walk look for the guilty rows.
+slow walk look for the guilty rows. A column that came as an array of numbers stays one.
 """
 
 from __future__ import annotations
@@ -9,6 +9,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from itertools import chain
 from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from depthrank.errors import FieldProblem, RequestError, did_you_mean
 from depthrank.schema.collect import describe
@@ -76,6 +79,20 @@ class FieldChecks:
         if kinds - {str, int} or "" in ids or (ids and max(map(len, ids)) > self.limits.max_id_chars):
             self._each(values, path, self.id)
         return ids
+
+    def integer_ids(self, values: NDArray[Any], path: str) -> NDArray[np.int64]:
+        """A column of ids as an array; an integer compares as its text."""
+        if values.ndim != 1 or values.dtype.kind != "i":
+            self.wrong(path, f"{values.dtype.name} numbers", "ids: int64 numbers, or a list")
+            return np.zeros(len(values), np.int64)
+        return np.ascontiguousarray(values, np.int64)
+
+    def numbers(self, values: NDArray[Any], path: str) -> NDArray[Any]:
+        """A column of feature values as an array of int64 or float64; NaN is a missing value."""
+        if values.ndim != 1 or values.dtype.kind not in "if":
+            self.wrong(path, f"an array of {values.dtype.name}", "one number a row, int64 or float64, or a list")
+            return values
+        return np.ascontiguousarray(values, np.int64 if values.dtype.kind == "i" else np.float64)
 
     def name(self, value: Any, path: str) -> str:
         """A non-empty string, such as an action."""
@@ -151,6 +168,8 @@ class FieldChecks:
 
     def value(self, value: Any, path: str) -> Any:
         """One feature value."""
+        if isinstance(value, np.ndarray):
+            value = value.tolist()
         if type(value) is list:
             self._each(value, path, self._scalar)
         else:

@@ -30,8 +30,8 @@ def decode_json(body: bytes, limits: Limits) -> Plain:
     check_body_size(len(body), limits)
     plain = _parse(body)
     # Brackets bound the depth, so most bodies need no walk.
-    if body.count(b"[") + body.count(b"{") > limits.max_depth and _is_deeper(plain, limits.max_depth):
-        raise _too_deep(limits.max_depth)
+    if body.count(b"[") + body.count(b"{") > limits.max_depth:
+        check_depth(plain, limits.max_depth)
     if not isinstance(plain, dict):
         raise MalformedBodyError(f"the body must be a JSON object, such as {{...}}; found {describe(plain)}")
     return plain
@@ -77,14 +77,11 @@ def _hint(body: bytes, message: str) -> str:
     return ""
 
 
-def _is_deeper(plain: Any, most: int) -> bool:
-    """Whether lists and objects nest more than ``most`` deep; level by level, so no recursion."""
+def check_depth(plain: Any, most: int) -> None:
+    """Raises MalformedBodyError where lists and objects nest more than ``most`` deep; level by level, no recursion."""
     level = [plain]
     for _ in range(most):
         containers = [v.values() if isinstance(v, dict) else v for v in level if isinstance(v, (dict, list))]
         level = [child for children in containers for child in children if isinstance(child, (dict, list))]
-    return bool(level)
-
-
-def _too_deep(most: int) -> MalformedBodyError:
-    return MalformedBodyError(f"the body nests too deep: at most {most} levels of lists and objects")
+    if level:
+        raise MalformedBodyError(f"the body nests too deep: at most {most} levels of lists and objects")

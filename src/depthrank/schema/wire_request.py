@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping, Sized
 from typing import Any, get_args
 
 import msgspec
+import numpy as np
 
-from depthrank.schema.request import Limits, Mode, Request
+from depthrank.schema.request import Limits, Mode, Priority, Request
 from depthrank.schema.wire_fields import AN_ID, INT64_MAX, FieldChecks
 from depthrank.schema.wire_json import Plain, check_length, decode_json
 
 MODES: tuple[str, ...] = get_args(Mode)
+PRIORITIES: tuple[str, ...] = get_args(Priority)
+Column = list[Any] | np.ndarray[Any, Any]
 CANDIDATES = 'a list of ids, columns such as {"item": [...], "price": [...]}, or "all"'
 
 
@@ -23,7 +28,7 @@ def decode_request(body: bytes, limits: Limits, *, wall_clock: bool = True) -> R
 
 
 def check_request(request: Request, limits: Limits, *, wall_clock: bool = True) -> Request:
-    """A request made in Python (lists, not arrays), checked as one from the wire; errors as ``decode_request``."""
+    """A request made in Python (columns are lists or arrays), checked as one from the wire; errors as there."""
     return read_request(msgspec.structs.asdict(request), limits, wall_clock=wall_clock)
 
 
@@ -31,6 +36,7 @@ def read_request(plain: Plain, limits: Limits, *, wall_clock: bool = True) -> Re
     """The request that plain data describes; errors as ``decode_request``."""
     checks = FieldChecks(limits)
     checks.names(plain, Request.__struct_fields__)
+    plain = {k: v.tolist() if isinstance(v, np.ndarray) and k != "candidates" else v for k, v in plain.items()}
     if "user" in plain:
         user = checks.id(plain["user"], "$.user")
     else:
@@ -51,16 +57,16 @@ def read_request(plain: Plain, limits: Limits, *, wall_clock: bool = True) -> Re
         budget=_budget(plain.get("budget"), checks),
         mode=_mode(plain.get("mode", "adaptive"), checks),
         explain=_explain(plain.get("explain", False), checks),
+        priority=_priority(plain.get("priority", "normal"), checks),
     )
     checks.raise_problems("the request has wrong fields:")
     return request
 
 
 def _candidates(value: Any, checks: FieldChecks) -> Any:
-    most = checks.limits.max_candidates
-    if isinstance(value, list):
-        check_length(len(value), most, "$.candidates")
-        return checks.ids(value, "$.candidates")
+    if isinstance(value, (list, np.ndarray)):
+        check_length(len(value), checks.limits.max_candidates, "$.candidates")
+        return _ids(value, "$.candidates", checks)
     if isinstance(value, dict):
         return _candidate_columns(value, checks)
     if value != "all":
@@ -69,24 +75,30 @@ def _candidates(value: Any, checks: FieldChecks) -> Any:
     return value
 
 
-def _candidate_columns(columns: dict[str, Any], checks: FieldChecks) -> dict[str, list[Any]]:
+def _ids(column: Column, path: str, checks: FieldChecks) -> Column:
+    return checks.ids(column, path) if isinstance(column, list) else checks.integer_ids(column, path)
+
+
+def _values(column: Column, path: str, checks: FieldChecks) -> Column:
+    return checks.values(column, path) if isinstance(column, list) else checks.numbers(column, path)
+
+
+def _candidate_columns(columns: dict[str, Any], checks: FieldChecks) -> dict[str, Column]:
     if "item" not in columns:
         checks.missing("$.candidates.item", "the candidates' ids", columns)
-    lists = {name: column for name, column in columns.items() if isinstance(column, list)}
+    lists = {name: column for name, column in columns.items() if isinstance(column, (list, np.ndarray))}
     for name in [k for k in columns if k not in lists]:
         checks.wrong(f"$.candidates.{name}", columns[name], "a list with one value a candidate")
     for name, column in lists.items():
         check_length(len(column), checks.limits.max_candidates, f"$.candidates.{name}")
     equal_lengths(lists, "item", "$.candidates", checks)
     return {
-        name: checks.ids(column, f"$.candidates.{name}")
-        if name == "item"
-        else checks.values(column, f"$.candidates.{name}")
+        name: (_ids if name == "item" else _values)(column, f"$.candidates.{name}", checks)
         for name, column in lists.items()
     }
 
 
-def equal_lengths(columns: dict[str, list[Any]], key: str, path: str, checks: FieldChecks) -> None:
+def equal_lengths(columns: Mapping[str, Sized], key: str, path: str, checks: FieldChecks) -> None:
     """Every column is as long as the column ``key`` (where there is one)."""
     if key not in columns:
         return
@@ -102,9 +114,7 @@ def _context(value: Any, checks: FieldChecks) -> dict[str, Any]:
     if not isinstance(value, dict):
         checks.wrong("$.context", value, 'an object of context columns, such as {"device": "ios"}')
         return {}
-    for name, one in value.items():
-        checks.value(one, f"$.context.{name}")
-    return value
+    return {name: checks.value(one, f"$.context.{name}") for name, one in value.items()}
 
 
 def _time(value: Any, checks: FieldChecks, wall_clock: bool) -> int | None:
@@ -112,7 +122,7 @@ def _time(value: Any, checks: FieldChecks, wall_clock: bool) -> int | None:
 
 
 def _deadline(value: Any, checks: FieldChecks) -> float | None:
-    if value is not None and (type(value) not in (int, float) or not value > 0):
+    if value is not None and (type(value) not in (int, float) or not 0 < value < math.inf):
         checks.wrong("$.deadline_ms", value, "a number of milliseconds above 0")
         return None
     return value if value is None else float(value)
@@ -128,6 +138,12 @@ def _budget(value: Any, checks: FieldChecks) -> float | None:
 def _mode(value: Any, checks: FieldChecks) -> Any:
     if value not in MODES:
         checks.wrong("$.mode", value, "one of " + ", ".join(MODES))
+    return value
+
+
+def _priority(value: Any, checks: FieldChecks) -> Any:
+    if value not in PRIORITIES:
+        checks.wrong("$.priority", value, "one of " + ", ".join(PRIORITIES))
     return value
 
 

@@ -54,26 +54,52 @@ class HistoryView(msgspec.Struct):
 
 
 class Erased(msgspec.Struct):
-    """How many events of the user were removed, from the log's files too."""
+    """What was removed, from the files too: events of the log, decision records, and how many backups were rewritten.
+
+    ``pending``: what may still hold the user, each with what to do; empty where nothing does.
+    """
 
     user: str
     events: int
+    decisions: int = 0
+    backups: int = 0
+    pending: list[str] = []
 
 
 class ModelView(msgspec.Struct):
-    """One loaded model; ``tasks`` maps each task to the action that is its positive."""
+    """One model version; ``tasks`` maps each task to the action that is its positive.
+
+    ``labels``: ``stable`` answers, ``canary`` answers its ``share`` of the users, ``shadow`` is compared on its share of
+    the requests, ``previous`` is what a rollback returns to. ``counts`` since it was loaded; ``shadowed``: agreement with
+    stable. ``note``: what an operator should know.
+    """
 
     name: str
     status: str
     items: int
     tasks: dict[str, str]
     info: dict[str, Any]
+    model: str = ""
+    labels: list[str] = []
+    share: float | None = None
+    counts: dict[str, float] = {}
+    shadowed: dict[str, float] | None = None
+    note: str = ""
 
 
 class Models(msgspec.Struct):
-    """The loaded models (one, for now)."""
+    """The loaded versions, stable first; ``loading``: what is on its way; ``canary``: how the latest judgement went."""
 
     models: list[ModelView]
+    loading: str | None = None
+    canary: dict[str, Any] = {}
+
+
+class SettingsView(msgspec.Struct):
+    """The settings by name, secrets hidden; ``changed`` are the paths of those that are not their defaults."""
+
+    settings: dict[str, Any]
+    changed: list[str]
 
 
 class Health(msgspec.Struct):

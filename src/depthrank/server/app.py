@@ -1,8 +1,9 @@
-"""The ASGI application: routes, the one middleware, and the life of the service behind them."""
+"""The ASGI application: routes, the middleware in order, and the life of the service behind them."""
 
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
@@ -13,23 +14,33 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from depthrank.events.log import now_ms
+from depthrank.server.access.guard import Access
+from depthrank.server.access.quotas import Quotas
+from depthrank.server.access.tokens import Tokens
 from depthrank.server.conversation import Conversation
 from depthrank.server.error_answers import HANDLERS
 from depthrank.server.events_endpoint import append_events
 from depthrank.server.items_endpoint import show_items, upsert_items
+from depthrank.server.models.endpoint import change_models, show_models
 from depthrank.server.openapi import openapi_document
 from depthrank.server.page_endpoint import page
 from depthrank.server.rank_endpoint import rank
 from depthrank.server.ranker_port import ServedRanker
 from depthrank.server.service import Service
 from depthrank.server.settings import ServerSettings
-from depthrank.server.status_endpoints import live, ready, show_metrics, show_models
+from depthrank.server.settings_endpoint import show_settings
+from depthrank.server.status_endpoints import live, ready, show_metrics
 from depthrank.server.users_endpoint import erase_user, show_history
 
 
 async def openapi(_http: HttpRequest) -> Response:
     """The OpenAPI description."""
     return Response(openapi_document(), media_type="application/json")
+
+
+async def models(http: HttpRequest) -> Response:
+    """Both verbs of /v1/models."""
+    return await (change_models(http) if http.method == "POST" else show_models(http))
 
 
 async def items(http: HttpRequest) -> Response:
@@ -43,7 +54,8 @@ ROUTES = (
     Route("/v1/items", items, methods=["GET", "POST"]),
     Route("/v1/users/{user:path}/history", show_history, methods=["GET"]),
     Route("/v1/users/{user:path}", erase_user, methods=["DELETE"]),
-    Route("/v1/models", show_models, methods=["GET"]),
+    Route("/v1/models", models, methods=["GET", "POST"]),
+    Route("/v1/settings", show_settings, methods=["GET"]),
     Route("/health/live", live, methods=["GET"]),
     Route("/health/ready", ready, methods=["GET"]),
     Route("/metrics", show_metrics, methods=["GET"]),
@@ -53,22 +65,32 @@ ROUTES = (
 
 
 def create_app(
-    ranker: ServedRanker, settings: ServerSettings | None = None, clock: Callable[[], int] = now_ms
+    ranker: ServedRanker,
+    settings: ServerSettings | None = None,
+    clock: Callable[[], int] = now_ms,
+    monotonic_s: Callable[[], float] = time.monotonic,
 ) -> Starlette:
     """The application over a loaded ranker, for uvicorn or for mounting in somebody's own service.
 
     Its lifespan warms the ranker (``/health/ready`` says when) and, at the end, finishes what was admitted. The ranker
-    stays open: it is the caller's.
+    stays open: it is the caller's. ``monotonic_s`` times quotas and the reading of token files.
+    Raises TokensError where a token file cannot be used.
     """
-    service = Service(ranker, settings or ServerSettings(), clock)
+    settings = settings or ServerSettings()
+    access, tokens = settings.access, Tokens(settings.access, monotonic_s)
+    service = Service(ranker, settings, clock)
+    quotas = Quotas(access.quotas, monotonic_s, service.metrics.registry)
     path_of = {route.endpoint: route.path.replace(":path", "") for route in ROUTES}
     app = Starlette(
         routes=ROUTES,
-        middleware=[Middleware(Conversation, metrics=service.metrics, path_of=path_of)],
+        middleware=[
+            Middleware(Conversation, metrics=service.metrics, path_of=path_of),
+            Middleware(Access, settings=access, tokens=tokens, quotas=quotas, registry=service.metrics.registry),
+        ],
         exception_handlers=HANDLERS,
         lifespan=_lifespan,
     )
-    app.state.service = service
+    app.state.service, app.state.quotas = service, quotas
     return app
 
 

@@ -24,6 +24,7 @@ from depthrank.errors import (
 )
 from depthrank.errors.types import ProblemsError
 from depthrank.schema.wire import MalformedBodyError, TooLargeError
+from depthrank.server.access.quotas import QuotaError
 from depthrank.server.service import DeadlineError
 
 logger = logging.getLogger("depthrank.server")
@@ -75,6 +76,17 @@ def error_answer(
     told = [Problem(p.path, p.found, p.expected, p.hint) for p in problems]
     body = msgspec.json.encode(ErrorAnswer(ErrorBody(kind, message, told, request_id)))
     return Response(body, status, headers, media_type="application/json")
+
+
+def quota_answer(request_id: str, error: QuotaError) -> Response:
+    """A client that has used up its quota."""
+    headers = {"Retry-After": str(error.retry_after_s)}
+    return error_answer(request_id, 429, "quota_exceeded", str(error), headers=headers)
+
+
+def _quota(http: HttpRequest, error: Exception) -> Response:
+    assert isinstance(error, QuotaError)
+    return quota_answer(request_id_of(http), error)
 
 
 def _malformed(http: HttpRequest, error: Exception) -> Response:
@@ -133,5 +145,6 @@ HANDLERS: dict[Any, Callable[[HttpRequest, Exception], Response]] = {
     StorageFullError: _storage_full,
     LogError: _log_down,
     DeadlineError: _late,
+    QuotaError: _quota,
     HTTPException: _http,
 }

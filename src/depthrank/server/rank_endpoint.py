@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from concurrent.futures import Future
-from time import perf_counter
 from typing import Any, TypeVar
 
 from starlette.background import BackgroundTask
@@ -13,8 +12,7 @@ from starlette.requests import Request as HttpRequest
 from starlette.responses import Response
 
 from depthrank.schema import Answer, Request
-from depthrank.schema.wire import decode_request, encode_answer
-from depthrank.server.bodies import read_body
+from depthrank.server.bodies import rank_response, read_rank_request
 from depthrank.server.error_answers import request_id_of
 from depthrank.server.service import Service
 
@@ -23,27 +21,27 @@ Result = TypeVar("Result")
 
 async def rank(http: HttpRequest) -> Response:
     """Rank candidates for a user; the impressions are logged after the answer has left."""
-    service: Service = http.app.state.service
-    body = await read_body(http, service.settings)
-    started = perf_counter()
-    request = await service.decode(_decode, body, service)
-    decode_ms = (perf_counter() - started) * 1000
-    answer = await unless_client_leaves(http, service.rank(request, request_id_of(http)))
+    request, decode_ms = await read_rank_request(http)
+    answer = await ranked(http, request)
     answer.timings_ms["decode"] = round(decode_ms, 3)
-    return Response(
-        encode_answer(answer),
-        media_type="application/json",
-        background=BackgroundTask(_record, service, request, answer),
-    )
+    response = rank_response(http, answer)
+    response.background = recording(http, request, answer)
+    return response
 
 
-def _decode(body: bytes, service: Service) -> Request:
-    return decode_request(body, service.settings.limits, wall_clock=service.wall_clock)
+async def ranked(http: HttpRequest, request: Request) -> Answer:
+    """The answer to a checked request. Raises OverloadError, DeadlineError, RequestError, ClientDisconnect."""
+    service: Service = http.app.state.service
+    return await unless_client_leaves(http, service.rank(request, request_id_of(http)))
+
+
+def recording(http: HttpRequest, request: Request, answer: Answer) -> BackgroundTask:
+    """What is done with an answer after it has left."""
+    return BackgroundTask(_record, http.app.state.service, request, answer)
 
 
 async def _record(service: Service, request: Request, answer: Answer) -> None:
-    if service.settings.log_served and answer.items:
-        service.served.put(request, answer)
+    service.after_answer(request, answer)
 
 
 async def unless_client_leaves(http: HttpRequest, work: Future[Result]) -> Result:

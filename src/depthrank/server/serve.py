@@ -6,13 +6,23 @@ import errno
 import logging
 import socket
 from collections.abc import Callable
+from pathlib import Path
 from types import FrameType
+from typing import Any
 
+import msgspec
 import uvicorn
 from starlette.applications import Starlette
 
+from depthrank.artifact import default_log_url
+from depthrank.artifact.manifest import read_manifest
 from depthrank.errors import DepthrankError
+from depthrank.events import EventLog, open_log
+from depthrank.server.access.exposure import for_listener
+from depthrank.server.access.patient_protocol import patient_protocol
+from depthrank.server.access.tls import tls_options
 from depthrank.server.app import create_app
+from depthrank.server.models import Models
 from depthrank.server.ranker_port import ServedRanker
 from depthrank.server.service import Phase, Service
 from depthrank.server.settings import ServerSettings
@@ -39,21 +49,35 @@ def serve(
 
     ``on_started`` is called with the address as soon as connections are accepted; ``port`` 0 picks a free one.
     ``user_state_bytes``: memory for encoded histories (None: the engine's default, 0: none).
-    Raises ServerError (address taken or not ours), ArtifactError, LogError.
+    Raises ServerError (address taken or not ours), ExposureError (the network would reach it and nothing guards it),
+    TlsError, TokensError, ArtifactError, LogError.
     """
     if workers != 0:
         raise ServerError(f"--workers {workers}: this version serves in one process; use --workers 0")
     settings = settings or ServerSettings()
     listener = bind(host, port)  # before the model is loaded: a taken port should not cost a minute
     with listener:
+        for_listener(settings.access, listener)
+        tls_options(settings.access)
         from depthrank.engine import Ranker  # loads torch, which takes longer than to find that a port is taken
 
-        cache = {} if user_state_bytes is None else {"user_state_bytes": user_state_bytes}
-        ranker = Ranker.load(artifact, log=log, limits=settings.limits, **cache)
-        try:
-            run(ranker, listener, settings, on_started)
-        finally:
-            ranker.close()
+        cache: dict[str, Any] = {} if user_state_bytes is None else {"user_state_bytes": user_state_bytes}
+        with open_served_log(artifact, log) as opened:  # shared by every version that is loaded later
+
+            def load(path: str | Path) -> ServedRanker:
+                return Ranker.load(path, log=opened, limits=settings.limits, **cache)
+
+            models = Models(load(artifact), load, settings.models, path=artifact, owns_first=True)
+            try:
+                run(models, listener, settings, on_started)
+            finally:
+                models.close()
+
+
+def open_served_log(artifact: str, log: str | None) -> EventLog:
+    """The log at ``log``, or the artifact's own. Raises ArtifactError, before a log is made for what is no artifact."""
+    read_manifest(Path(artifact))
+    return open_log(log or default_log_url(artifact))
 
 
 def run(
@@ -62,7 +86,8 @@ def run(
     settings: ServerSettings,
     on_started: Callable[[str], object] | None = None,
 ) -> None:
-    """Serve a loaded ranker on a bound socket until SIGTERM or SIGINT."""
+    """Serve a loaded ranker on a bound socket until SIGTERM or SIGINT; raises as ``serve``."""
+    settings = msgspec.structs.replace(settings, access=for_listener(settings.access, listener))
     app = create_app(ranker, settings)
     DrainingServer(uvicorn_config(app, settings), app.state.service, on_started).run(sockets=[listener])
 
@@ -71,7 +96,7 @@ def uvicorn_config(app: Starlette, settings: ServerSettings) -> uvicorn.Config:
     """How uvicorn runs under these settings."""
     return uvicorn.Config(
         app,
-        http="httptools",
+        http=patient_protocol(settings.access),
         lifespan="on",
         log_config=None,
         access_log=False,
@@ -79,6 +104,7 @@ def uvicorn_config(app: Starlette, settings: ServerSettings) -> uvicorn.Config:
         backlog=BACKLOG,
         timeout_keep_alive=settings.keep_alive_s,
         timeout_graceful_shutdown=settings.drain_timeout_s,
+        **tls_options(settings.access),
     )
 
 
@@ -95,7 +121,8 @@ class DrainingServer(uvicorn.Server):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
         if self.on_started is not None and sockets:
-            self.on_started(address_of(sockets[0]))
+            scheme = "https" if self.config.is_ssl else "http"
+            self.on_started(address_of(sockets[0], scheme))
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """The first signal drains, the second ends at once. (uvicorn's own would end the process by the signal.)"""
@@ -126,7 +153,7 @@ def _why(error: Exception, port: int) -> str:
     return str(error)
 
 
-def address_of(listener: socket.socket) -> str:
+def address_of(listener: socket.socket, scheme: str = "http") -> str:
     """The address as people open it."""
     host, port = listener.getsockname()[:2]
-    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+    return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"

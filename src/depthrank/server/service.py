@@ -16,8 +16,9 @@ from depthrank.events.log import now_ms
 from depthrank.schema import Answer, Request
 from depthrank.server.bounded_pool import BoundedPool, OverloadError
 from depthrank.server.metrics import RankerMetrics, ServerMetrics
+from depthrank.server.models import Models
+from depthrank.server.outcomes import Outcomes
 from depthrank.server.ranker_port import ServedRanker
-from depthrank.server.served import ServedImpressions
 from depthrank.server.settings import ServerSettings
 
 logger = logging.getLogger("depthrank.server")
@@ -38,21 +39,22 @@ class Phase(Enum):
 
 
 class Service:
-    """One ranker, served. ``clock``: milliseconds since 1970."""
+    """A ranker, or several versions of one (``Models``), served. ``clock``: milliseconds since 1970."""
 
     def __init__(self, ranker: ServedRanker, settings: ServerSettings, clock: Callable[[], int] = now_ms) -> None:
-        self.ranker = ranker
+        self.models = ranker if isinstance(ranker, Models) else Models(ranker, settings=settings.models)
+        self.ranker: ServedRanker = self.models
         self.settings = settings
         self.clock = clock
         self.wall_clock = ranker.spec.dataset.main.time != "order"
         self.metrics = ServerMetrics()
         self.rank_pool = BoundedPool("rank", settings.rank_threads, settings.rank_queue)
         self.log_pool = BoundedPool("log", settings.log_threads, settings.log_queue)
-        self.served = ServedImpressions(ranker.record_served, settings.served_queue, self.metrics)
+        self.outcomes = Outcomes(self.models, settings, self.metrics, self._is_busy, clock)
         self._newest_event_ms = -1
         self._phase = Phase.WARMING
         self._export_gauges()
-        self.metrics.registry.register(RankerMetrics(ranker.measures))
+        self.metrics.registry.register(RankerMetrics(self.models.measures))
 
     @property
     def phase(self) -> Phase:
@@ -81,6 +83,14 @@ class Service:
             request.time_ms = max(self.clock(), self._newest_event_ms + 1)
         return self._admit(self.rank_pool, self._rank_now, request, request_id, perf_counter())
 
+    def after_answer(self, request: Request, answer: Answer) -> None:
+        """The answer has left: what follows from it, none of which waits or fails."""
+        self.outcomes.left(request, answer)
+
+    def _is_busy(self) -> bool:
+        """Whether requests wait."""
+        return self.rank_pool.admitted > self.settings.rank_threads
+
     def _rank_now(self, request: Request, request_id: str, arrived_s: float) -> Answer:
         started = perf_counter()
         waited_ms = (started - arrived_s) * 1000
@@ -88,7 +98,10 @@ class Service:
         if request.deadline_ms is not None and waited_ms >= request.deadline_ms:
             self.metrics.late.inc()
             raise DeadlineError(f"the deadline passed while the request waited {waited_ms:.1f} ms for its turn")
-        answer = self.ranker.rank(request, arrived_s=arrived_s, request_id=request_id, checked=True)
+        asked, record = self.outcomes.asked(request, request_id)
+        wanted = {"record": True} if record else {}
+        answer = self.ranker.rank(asked, arrived_s=arrived_s, request_id=request_id, checked=True, **wanted)
+        answer = self.outcomes.answered(request, answer)
         self.metrics.rank_seconds.observe(perf_counter() - started)
         answer.timings_ms["wait"] = round(waited_ms, 3)
         self._count(answer)
@@ -111,6 +124,7 @@ class Service:
         past = events.time_ms[events.time_ms <= now]
         if len(past):
             self._newest_event_ms = max(self._newest_event_ms, int(past.max()))
+        self.outcomes.events_came(events)
         self.metrics.events.inc(result.appended)
         self.metrics.duplicates.inc(result.duplicates)
         return result
@@ -129,7 +143,7 @@ class Service:
         """Finish what was admitted and log every served impression; the ranker stays open, it is the caller's."""
         self.phase = Phase.DRAINING
         self.rank_pool.close()
-        self.served.close()
+        self.outcomes.close()
         self.log_pool.close()
 
     def _admit(self, pool: BoundedPool, call: Callable[..., Result], *args: object) -> Future[Result]:
@@ -142,4 +156,6 @@ class Service:
     def _export_gauges(self) -> None:
         self.metrics.gauge("rank_queue", "Requests that run or wait", lambda: self.rank_pool.admitted)
         self.metrics.gauge("log_queue", "Log calls that run or wait", lambda: self.log_pool.admitted)
-        self.metrics.gauge("served_queue", "Answers whose impressions wait to be logged", lambda: self.served.waiting)
+        self.metrics.gauge(
+            "served_queue", "Answers whose impressions wait to be logged", lambda: self.outcomes.served.waiting
+        )

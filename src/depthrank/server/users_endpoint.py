@@ -5,7 +5,7 @@ from __future__ import annotations
 from starlette.requests import Request as HttpRequest
 from starlette.responses import Response
 
-from depthrank.server.answers import Erased, HistoryEvent, HistoryView, json_answer
+from depthrank.server.answers import HistoryEvent, HistoryView, json_answer
 from depthrank.server.queries import check_query_names, integer_parameter, user_in_path
 from depthrank.server.service import Service
 
@@ -32,8 +32,8 @@ def _history(service: Service, user: str, limit: int, actions: list[str] | None)
 
 
 async def erase_user(http: HttpRequest) -> Response:
-    """Remove a user's events, from the log's files too; answers when they are gone."""
+    """Remove a user from the log's files, its backups and the decision records; answers when that is done, with what is
+    still ``pending``."""
     service: Service = http.app.state.service
     user = user_in_path(http)
-    result = await service.in_log_pool(service.ranker.erase, user)
-    return json_answer(Erased(user, result.events))
+    return json_answer(await service.in_log_pool(service.outcomes.erase, user))

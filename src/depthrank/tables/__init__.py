@@ -2,6 +2,32 @@
 
 from __future__ import annotations
 
-from depthrank.tables.fused_table import FusedTable, TableSlot
+from depthrank.tables.fused_table import FusedTable, rows_left_out
+from depthrank.tables.overlay import OverlaidRows, PackedSource, overlaid, packed_parts
+from depthrank.tables.row_file import RowFile, write_row_file
+from depthrank.tables.row_format import ROW_FORMATS, RowFormat, pack_rows, row_bytes, unpack_rows
+from depthrank.tables.row_map import RowMap, TableSlot
+from depthrank.tables.row_source import PackedRows, RowSource
+from depthrank.tables.served_table import ServedTable, served_tables
 
-__all__ = ["FusedTable", "TableSlot"]
+__all__ = [
+    "ROW_FORMATS",
+    "FusedTable",
+    "OverlaidRows",
+    "PackedRows",
+    "PackedSource",
+    "RowFile",
+    "RowFormat",
+    "RowMap",
+    "RowSource",
+    "ServedTable",
+    "TableSlot",
+    "overlaid",
+    "pack_rows",
+    "packed_parts",
+    "row_bytes",
+    "rows_left_out",
+    "served_tables",
+    "unpack_rows",
+    "write_row_file",
+]

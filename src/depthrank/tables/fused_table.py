@@ -1,53 +1,55 @@
 """All features of one side in one table: one lookup for all of them, pooled per feature.
 
-Rows of feature f start at ``offset_f``; in each feature id 0 is padding (it contributes nothing), id 1 the unknown
-value. A feature with several id columns is the mean of its non-zero ids. One lookup of all features costs one launch
-(FEASIBILITY: 4-40x an EmbeddingBagCollection for single-valued features).
+Which row an id reads, row_map.py says: rows of its own for frequent ids, a shared pool for the others. In each feature
+id 0 is padding (it contributes nothing), id 1 the unknown value. A feature with several id columns is the mean of its
+non-zero ids. One lookup of all features costs one launch (FEASIBILITY: 4-40x an EmbeddingBagCollection for
+single-valued features). This form trains; ``ServedTable`` reads what it wrote.
 
-Legend: n rows, I id columns, F features, E embedding width.
+Legend: n rows, I id columns, S salts, F features, E embedding width.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-
-@dataclass(frozen=True)
-class TableSlot:
-    """The id columns [start, stop) of a feature and the rows its ids may name."""
-
-    feature: str
-    num_rows: int
-    start: int
-    stop: int
+from depthrank.tables.row_format import RowFormat, pack_rows
+from depthrank.tables.row_map import RowMap, TableSlot
 
 
-class FusedTable(nn.Module):
-    """Embeds id columns [n, I] into one vector a feature [n, F, E]."""
+_ROWS_LEFT_OUT: ContextVar[bool] = ContextVar("rows_left_out", default=False)
 
-    column_offset_I: Tensor
+
+@contextmanager
+def rows_left_out() -> Iterator[None]:
+    """Tables built meanwhile have the shape of their rows and no memory for them: they are about to be replaced."""
+    before = _ROWS_LEFT_OUT.set(True)
+    try:
+        yield
+    finally:
+        _ROWS_LEFT_OUT.reset(before)
+
+
+class TableColumns(nn.Module):
+    """What both forms of a table share: its slots, and which id columns each feature pools."""
+
     pool_IF: Tensor
 
     def __init__(self, slots: Sequence[TableSlot], width: int) -> None:
         super().__init__()
         self.slots = tuple(slots)
         self.width = width
-        offsets = torch.zeros(self.num_ids, dtype=torch.int64)
+        self.row_map = RowMap(slots)
         pool_IF = torch.zeros(self.num_ids, len(self.slots))
-        first_row = 0
         for f, slot in enumerate(self.slots):
-            offsets[slot.start : slot.stop] = first_row
             pool_IF[slot.start : slot.stop, f] = 1.0
-            first_row += slot.num_rows
-        self.register_buffer("column_offset_I", offsets, persistent=False)
         self.register_buffer("pool_IF", pool_IF, persistent=False)
         self.single_valued = all(slot.stop - slot.start == 1 for slot in self.slots)
-        self.weight = nn.Parameter(torch.randn(max(first_row, 1), width) * width**-0.5)
 
     @property
     def num_ids(self) -> int:
@@ -59,13 +61,39 @@ class FusedTable(nn.Module):
         """Number of features F."""
         return len(self.slots)
 
+    def rows_of(self, ids_nI: Tensor) -> Tensor:
+        """Which rows are read for ids [n, I]: int64 [n, I, S]."""
+        return self.row_map(ids_nI)  # type: ignore[no-any-return]
+
+
+class FusedTable(TableColumns):
+    """Embeds id columns [n, I] into one vector a feature [n, F, E]."""
+
+    def __init__(self, slots: Sequence[TableSlot], width: int) -> None:
+        super().__init__(slots, width)
+        shape = max(self.row_map.num_rows, 1), width
+        if _ROWS_LEFT_OUT.get():
+            self.weight = nn.Parameter(torch.empty(shape, device="meta"))
+        else:
+            self.weight = nn.Parameter(torch.randn(shape) * width**-0.5)
+
     def forward(self, ids_nI: Tensor) -> Tensor:
         """One vector a feature, float [n, F, E]; ``ids_nI`` integer [n, I], 0 where there is no value."""
         present_nI = (ids_nI != 0).to(self.weight.dtype)
-        rows_nI = ids_nI.to(torch.int64) + self.column_offset_I
-        embedded_nIE = F.embedding(rows_nI, self.weight) * present_nI.unsqueeze(-1)
+        rows_nIS = self.row_map(ids_nI)
+        if rows_nIS.shape[2] == 1:
+            embedded_nIE = F.embedding(rows_nIS.squeeze(2), self.weight)
+        else:
+            embedded_nIE = F.embedding(rows_nIS, self.weight).mean(dim=2)
+        embedded_nIE = embedded_nIE * present_nI.unsqueeze(-1)
         if self.single_valued:
             return embedded_nIE
         summed_nFE = torch.einsum("nie,if->nfe", embedded_nIE, self.pool_IF)
         count_nF = (present_nI @ self.pool_IF).clamp_min(1.0)
         return summed_nFE / count_nF.unsqueeze(-1)
+
+    @torch.no_grad()
+    def packed(self, form: RowFormat) -> Tensor:
+        """Its rows as they are stored, padding rows zero."""
+        self.weight[self.row_map.padding_rows()] = 0.0
+        return pack_rows(self.weight, form)

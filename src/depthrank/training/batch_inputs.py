@@ -18,7 +18,7 @@ from depthrank.model import CandidateInputs, CandidateLayout, RequestInputs, Rou
 from depthrank.model.share_sequences import share_sequences
 from depthrank.training.losses import Labels
 
-FULL_CATALOGUE_ROWS = 8_192  # up to here a step encodes the whole catalogue: no gather, and a full softmax
+FULL_CATALOGUE_ROWS = 8_192  # up to here a step over positives encodes the whole catalogue, for a full softmax
 
 Int64 = NDArray[np.int64]
 
@@ -99,12 +99,12 @@ class _Sequences:
 
 
 def to_step_inputs(batch: Batch, items: ItemColumns, deep_R: Int64 | None = None) -> StepInputs:
-    """Tensors of a batch; item rows are the whole catalogue, or the rows in use where it is large.
+    """Tensors of a batch; item rows are the whole catalogue where the router's softmax needs it, else the rows in use.
 
     ``deep_R`` (ascending): the requests whose candidates train every level; by default those with negatives.
     """
     sequences, item_rows = _Sequences.of(batch), batch.item_row
-    whole = items.num_rows <= FULL_CATALOGUE_ROWS
+    whole = batch.positives_only and items.num_rows <= FULL_CATALOGUE_ROWS
     if whole:
         ids_UI, floats_UF = items.ids_VI, items.floats_VF
     else:

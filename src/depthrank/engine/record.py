@@ -1,0 +1,84 @@
+"""What it takes to rank a request again exactly as it was ranked: inputs, readings, decision, and the order given.
+
+The clock is recorded by its consequences: which chunks ran, of which stage and how many candidates. A clock that has
+passed the deadline stays past it, so the chunks tell where the request was cut, and replaying them cuts it there again.
+"""
+
+from __future__ import annotations
+
+import platform
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import torch
+
+from depthrank.engine.depth import AdaptiveDepth
+from depthrank.engine.job import Job
+from depthrank.engine.pace import Pace
+from depthrank.engine.run_plan import Scores
+from depthrank.schema import Answer
+
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What the request saw: its start (monotonic seconds), the log's newest position, the newest upsert applied."""
+
+    started_s: float
+    log_position: int | None
+    last_upsert: int
+
+
+@cache
+def hardware() -> dict[str, Any]:
+    """What floating-point results depend on: processor, instruction set, torch."""
+    return {"cpu": _cpu_name(), "isa": torch.backends.cpu.get_cpu_capability(), "torch": str(torch.__version__)}
+
+
+def _cpu_name() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:  # not Linux
+        return platform.processor() or platform.machine()
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.machine()
+
+
+def record_of(job: Job, scores: Scores, pace: Pace, answer: Answer, seen: Seen) -> dict[str, Any]:
+    """The record of a ranked request, of plain values."""
+    decision = job.depth.record() if isinstance(job.depth, AdaptiveDepth) else None
+    request = msgspec.to_builtins(job.request, enc_hook=_plain)
+    return {
+        "format": FORMAT,
+        "request_id": answer.request_id,
+        "user": str(job.request.user),
+        "model": answer.model,
+        "hardware": {**hardware(), "threads": torch.get_num_threads()},
+        "request": {**request, "time_ms": job.time_ms, "explain": False},
+        "log_position": seen.log_position,
+        "last_upsert": seen.last_upsert,
+        "history_length": job.history_length,
+        "user_state": None if job.user is None else {"found": job.user.warmth, "new_tokens": job.user.new_tokens},
+        "price": None if decision is None else decision["inputs"]["price"],
+        "decision": decision,
+        "chunks": [[chunk.stage, chunk.candidates] for chunk in pace.chunks],
+        "clock_ms": [round((chunk.started_s - seen.started_s) * 1e3, 4) for chunk in pace.chunks],
+        "costs": [[cost.level, cost.candidates, cost.predicted_ms, cost.actual_ms] for cost in job.spent],
+        "stopped": scores.stopped,
+        "plan": list(answer.plan),
+        "scored": list(answer.candidates_scored),
+        "reasons": list(answer.degraded.reasons),
+        "order": [[item.item, item.value, item.level] for item in answer.items],
+    }
+
+
+def _plain(value: object) -> object:
+    """Columns may be numpy's."""
+    if isinstance(value, (np.ndarray, np.generic)):
+        return value.tolist()
+    raise NotImplementedError(f"a request holds {type(value).__name__}")

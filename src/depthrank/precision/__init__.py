@@ -1,0 +1,25 @@
+"""Number formats per layer: what they are, how a layer runs in one, and what this machine can do in each."""
+
+from __future__ import annotations
+
+from depthrank.precision.attention_layer import AttentionLayer
+from depthrank.precision.formats import Format, LayerChoice
+from depthrank.precision.hardware import Hardware, examine_hardware
+from depthrank.precision.in_formats import in_formats, layers_of
+from depthrank.precision.peaks import Peaks, measure_peaks
+from depthrank.precision.policy import PrecisionPolicy, read_policy, write_policy
+
+__all__ = [
+    "AttentionLayer",
+    "Format",
+    "Hardware",
+    "LayerChoice",
+    "Peaks",
+    "PrecisionPolicy",
+    "examine_hardware",
+    "in_formats",
+    "layers_of",
+    "measure_peaks",
+    "read_policy",
+    "write_policy",
+]

@@ -1,0 +1,21 @@
+"""What is kept of decisions."""
+
+from __future__ import annotations
+
+import msgspec
+
+
+class DecisionSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """share: of the requests whose decision is recorded (0: none). folder: where; None: ``decisions`` beside the
+    artifact that is served. max_bytes, file_bytes: of all files and of one; the oldest goes first. queue: records that
+    wait for the disk; beyond it they are dropped and counted. drift_hours: how long hourly figures are kept.
+    drift_impressions: shown items that wait for their labels; beyond it requests are left out and counted.
+    """
+
+    share: float = 0.01
+    folder: str | None = None
+    max_bytes: int = 64 << 20
+    file_bytes: int = 8 << 20
+    queue: int = 256
+    drift_hours: int = 48
+    drift_impressions: int = 200_000

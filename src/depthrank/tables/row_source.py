@@ -1,0 +1,103 @@
+"""Where rows come from, as a lookup sees it: row numbers in, float32 rows out, whatever stands behind.
+
+Everything that serves rows satisfies ``RowSource``: packed rows in memory or mapped from a file (here), hot rows in
+front of a mapped file, an overlay of changed rows, a shard elsewhere.
+
+Legend: n row numbers, m row numbers of all bags, b bags, D width, V rows, B elements of a packed row.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from depthrank.errors import DataError
+from depthrank.tables.row_format import RowFormat, stored_dtype, stored_width
+
+
+_BYTE_BAGS = torch.ops.quantized.embedding_bag_byte_rowwise_offsets
+_HALF_BYTE_BAGS = torch.ops.quantized.embedding_bag_4bit_rowwise_offsets
+
+
+class RowSource(Protocol):
+    """V rows of width D. Row numbers are int32 or int64, from 0 to V - 1; anything else is a DataError."""
+
+    @property
+    def num_rows(self) -> int: ...
+    @property
+    def width(self) -> int: ...
+    def rows(self, row_n: Tensor) -> Tensor:
+        """Rows float32 [n, D]."""
+        ...
+
+    def pooled(self, row_m: Tensor, offset_b: Tensor) -> Tensor:
+        """Sums of bags, float32 [b, D]; bag i holds ``row_m[offset_b[i] : offset_b[i + 1]]``, the last one the rest."""
+        ...
+
+
+class PackedRows:
+    """Rows in one tensor, packed [V, B] (row_format.py); a mapped tensor is read where it lies, never copied."""
+
+    def __init__(self, packed_VB: Tensor, form: RowFormat, width: int) -> None:
+        assert packed_VB.dtype == stored_dtype(form) and packed_VB.shape[1] == stored_width(form, width)
+        self.packed_VB, self.form, self._width = packed_VB, form, width
+        self._one_each = torch.arange(64)
+
+    @property
+    def num_rows(self) -> int:
+        return self.packed_VB.shape[0]
+
+    @property
+    def width(self) -> int:
+        return self._width
+
+    def rows(self, row_n: Tensor) -> Tensor:
+        """Rows float32 [n, D]; quantised ones as bags of one row, which torch unpacks as it reads them."""
+        try:
+            if self.form == "fp32":
+                return torch.embedding(self.packed_VB, row_n)
+            if self.form == "bf16":
+                return torch.embedding(self.packed_VB, row_n).float()
+            if row_n.dtype == torch.int32:
+                row_n = row_n.to(torch.int64)
+            if row_n.shape[0] > self._one_each.shape[0]:
+                self._one_each = torch.arange(2 * row_n.shape[0])
+            return self._bags(row_n, self._one_each[: row_n.shape[0]])
+        except (RuntimeError, IndexError) as error:
+            check_row_numbers(row_n, self.num_rows)
+            raise error
+
+    def pooled(self, row_m: Tensor, offset_b: Tensor) -> Tensor:
+        """Sums of bags, float32 [b, D]."""
+        try:
+            return self._bags(row_m, offset_b.to(row_m.dtype))
+        except (RuntimeError, IndexError) as error:
+            check_row_numbers(row_m, self.num_rows)
+            raise error
+
+    def packed_rows(self, row_n: Tensor) -> Tensor:
+        """Packed rows [n, B], copied."""
+        return self.packed_VB[row_n.to(torch.int64)]
+
+    def _bags(self, row_m: Tensor, offset_b: Tensor) -> Tensor:
+        if self.form == "int8":
+            return _BYTE_BAGS(self.packed_VB, row_m, offset_b)  # type: ignore[no-any-return]
+        if self.form == "int4":
+            return _HALF_BYTE_BAGS(self.packed_VB, row_m, offset_b)  # type: ignore[no-any-return]
+        if self.form == "bf16":  # torch would round the sums to bf16 too
+            every_m = torch.arange(row_m.shape[0], dtype=row_m.dtype)
+            return torch.embedding_bag(torch.embedding(self.packed_VB, row_m).float(), every_m, offset_b)[0]
+        return torch.embedding_bag(self.packed_VB, row_m, offset_b)[0]
+
+
+def check_row_numbers(row_n: Tensor, num_rows: int) -> None:
+    """Raise DataError unless these are whole numbers from 0 to ``num_rows - 1``; kernels refuse others, less clearly."""
+    if row_n.dtype not in (torch.int64, torch.int32) or row_n.dim() != 1:
+        raise DataError(f"row numbers are {row_n.dtype} {list(row_n.shape)}; expected int64 or int32 [n]")
+    if not row_n.shape[0]:
+        return
+    low, high = (int(x) for x in torch.aminmax(row_n))
+    if low < 0 or high >= num_rows:
+        raise DataError(f"row numbers {low} to {high} asked of a table of {num_rows} rows (0 to {num_rows - 1})")
