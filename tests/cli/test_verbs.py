@@ -109,7 +109,9 @@ def test_the_log_can_be_counted_exported_backed_up_erased_and_restored(depthrank
     assert left["users"] == NUM_USERS - 1
     restored = f"lmdb:{own.root / 'restored'}"
     assert depthrank("log", "restore", own.root / "backup", "--log", restored).returncode == 0
-    assert json.loads(depthrank("log", "stats", "--log", restored, "--json", "-").stdout)["events"] == stats["events"]
+    assert json.loads(depthrank("log", "stats", "--log", restored, "--json", "-").stdout)["events"] == left["events"], (
+        "the erasure reached the backup"
+    )
 
 
 def test_bench_measures_a_server_that_it_starts(depthrank: Command, own: SmallDemo) -> None:

@@ -80,9 +80,9 @@ def test_the_good_spec_has_no_mistake() -> None:
 ONE_MISTAKE: list[tuple[str, Any, str]] = [
     # names
     ("nane", "x", "$.nane: found 'nane', expected one of name, dataset, features, tasks, value, history, split, "
-     "evaluation, model, training"),
+     "evaluation, model, tables, training"),
     ("modle", {}, "$.modle: found 'modle', expected one of name, dataset, features, tasks, value, history, split, "
-     "evaluation, model, training; did you mean 'model'?"),
+     "evaluation, model, tables, training; did you mean 'model'?"),
     ("name", "", "$.name: found '', expected text of length >= 1"),
     ("name", 5, "$.name: found 5, expected text"),
     ("dataset.items.id", MISSING, "$.dataset.items.id: found nothing, expected a value (this field is required)"),

@@ -14,6 +14,7 @@ from depthrank.events import now_ms
 from depthrank.server import ServedRanker, ServerSettings, create_app
 from depthrank.server.serve import DrainingServer, address_of, bind, uvicorn_config
 from depthrank.server.service import Service
+from depthrank.server.workers.engines import Engines
 
 
 class Live:
@@ -37,11 +38,14 @@ class Live:
 
 @contextmanager
 def live_server(
-    ranker: ServedRanker | None = None, settings: ServerSettings | None = None, clock: Callable[[], int] = now_ms
+    ranker: ServedRanker | None = None,
+    settings: ServerSettings | None = None,
+    clock: Callable[[], int] = now_ms,
+    engines: Engines | None = None,
 ) -> Iterator[Live]:
     ranker = ranker or RankerDouble()
     listener = bind("127.0.0.1", 0)
-    app = create_app(ranker, settings, clock)
+    app = create_app(ranker, settings, clock, engines=engines)
     config = uvicorn_config(app, settings or ServerSettings())
     started = threading.Event()
     server = DrainingServer(config, app.state.service, lambda _address: started.set())

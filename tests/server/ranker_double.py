@@ -55,6 +55,8 @@ def small_catalogue(num_items: int) -> Catalogue:
 class RankerDouble:
     """Ranks by a fixed value of the id plus the user's clicks on it; ``gate`` holds every rank back until it is set."""
 
+    model_id = "double"
+
     def __init__(self, num_items: int = 40, spec: Spec | None = None) -> None:
         self.spec = spec or small_spec({"column": "time", "unit": "ms"})
         self.generation = SimpleNamespace(items=small_catalogue(num_items))
@@ -75,7 +77,13 @@ class RankerDouble:
         self.closed = False
 
     def rank(
-        self, request: Request, *, arrived_s: float | None = None, request_id: str | None = None, checked: bool = False
+        self,
+        request: Request,
+        *,
+        arrived_s: float | None = None,
+        request_id: str | None = None,
+        checked: bool = False,
+        **options: Any,
     ) -> Answer:
         assert arrived_s is not None and arrived_s <= time.perf_counter()
         self.entered.release()
@@ -106,14 +114,15 @@ class RankerDouble:
         )
 
     def _candidates(self, request: Request) -> list[str]:
+        """Ids as texts, also where they came as an array."""
         if request.candidates == "all":
             return self.generation.items.ids_of(range(1, self.generation.items.size))
         if isinstance(request.candidates, dict):
-            if "bid" in request.candidates and None in request.candidates["bid"]:
+            if None in list(request.candidates.get("bid", [])):
                 row = request.candidates["bid"].index(None)
                 raise RequestError("wrong:", [FieldProblem(f"$.candidates.bid[{row}]", "nothing", "a number")])
-            return request.candidates["item"]
-        return request.candidates
+            return list(map(str, request.candidates["item"]))
+        return list(map(str, request.candidates))
 
     def _explain(self, items: list[RankedItem]) -> dict[str, Any]:
         because = [{"item": "3", "actions": ["click"], "adds": 0.25}]
@@ -157,6 +166,9 @@ class RankerDouble:
     def record_served(self, request: Request, answer: Answer) -> None:
         self.record_fault()
         self.recorded.append((request, answer))
+
+    def economy(self) -> None:
+        return None
 
     def info(self) -> dict[str, Any]:
         return {"model": "double", "items": self.generation.items.size - 1, "tasks": list(self.spec.tasks)}

@@ -19,9 +19,11 @@ from starlette.requests import Request as HttpRequest
 from depthrank.schema import Limits
 from depthrank.schema.wire import TooLargeError
 from depthrank.server import ServerSettings
+from depthrank.server.admission.settings import AdmissionSettings, Gates
 from depthrank.server.bodies import read_body
 
 GOOD = {"user": "u", "candidates": ["1"]}
+REFUSING = AdmissionSettings(gates=Gates(input_order="off"))
 
 
 def until(condition: Callable[[], bool]) -> None:
@@ -42,9 +44,9 @@ def held() -> Iterator[RankerDouble]:
 
 
 def test_a_full_queue_is_a_503_that_says_when_to_ask_again(held: RankerDouble) -> None:
-    with live_server(held, ServerSettings(rank_queue=1)) as live, ThreadPoolExecutor(2) as clients:
+    with live_server(held, ServerSettings(rank_queue=1, admission=REFUSING)) as live, ThreadPoolExecutor(2) as clients:
         waiting = [clients.submit(live.client.post, "/v1/rank", json=GOOD) for _ in range(2)]
-        until(lambda: live.service.rank_pool.admitted == 2)
+        until(lambda: live.service.dispatcher.admitted == 2)
         refused = live.client.post("/v1/rank", json=GOOD)
         assert refused.status_code == 503
         assert refused.json()["error"]["type"] == "overloaded"
@@ -72,7 +74,7 @@ def test_a_deadline_that_passes_in_the_queue_is_a_504_and_costs_no_scoring(held:
         first = clients.submit(live.client.post, "/v1/rank", json=GOOD)
         assert held.entered.acquire(timeout=20)
         late = clients.submit(live.client.post, "/v1/rank", json=GOOD | {"user": "late", "deadline_ms": 0.001})
-        until(lambda: live.service.rank_pool.admitted == 2)
+        until(lambda: live.service.dispatcher.admitted == 2)
         held.gate.set()
         assert first.result().status_code == 200
         assert late.result().status_code == 504
@@ -93,7 +95,7 @@ def test_a_client_that_vanishes_while_waiting_is_never_ranked(held: RankerDouble
         assert held.entered.acquire(timeout=20)
         body = b'{"user": "gone", "candidates": ["1"]}'
         leaving = raw(live, f"POST /v1/rank HTTP/1.1\nHost: x\nContent-Length: {len(body)}", body)
-        until(lambda: live.service.rank_pool.admitted == 2)
+        until(lambda: live.service.dispatcher.admitted == 2)
         leaving.close()
         until(lambda: live.metric("depthrank_vanished_clients_total") == 1)
         held.gate.set()

@@ -187,7 +187,9 @@ def test_no_file_or_a_folder_is_told(tmp_path):
 @settings(max_examples=40, deadline=None)
 @given(st.data())
 def test_a_flipped_bit_anywhere_is_found(tmp_path_factory, data):
-    path = written(tmp_path_factory.mktemp("flip"), "int4", torch.randn(40, 4, generator=torch.Generator().manual_seed(1)))
+    path = written(
+        tmp_path_factory.mktemp("flip"), "int4", torch.randn(40, 4, generator=torch.Generator().manual_seed(1))
+    )
     raw = bytearray(path.read_bytes())
     padding = range(HEADER_BYTES + CHECKSUM_BYTES, 4096)
     at = data.draw(st.integers(0, len(raw) - 1).filter(lambda i: i not in padding))
@@ -215,7 +217,9 @@ def test_scales_that_are_no_numbers_are_found_though_every_checksum_fits(tmp_pat
     if form == "fp32" and value == -1.0:
         pytest.skip("a number like any other")
     packed = pack_rows(torch.randn(9, D), form).view(torch.uint8)
-    packed[4, scale_at : scale_at + struct.calcsize(kind)] = torch.tensor(list(struct.pack(kind, value)), dtype=torch.uint8)
+    packed[4, scale_at : scale_at + struct.calcsize(kind)] = torch.tensor(
+        list(struct.pack(kind, value)), dtype=torch.uint8
+    )
     write_row_file(tmp_path / "x", [packed], form, D, 9)
     with pytest.raises(ArtifactError, match="row 4 has numbers or a scale that are not finite"):
         RowFile.open(tmp_path / "x").verify()

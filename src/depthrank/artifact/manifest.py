@@ -6,6 +6,7 @@ when everything it names is on disk. Its own ``checksum`` covers its canonical J
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
@@ -71,7 +72,7 @@ def read_manifest(root: Path) -> Manifest:
 
 def parse_manifest(where: Path | str, raw: bytes) -> Manifest:
     """The checked manifest in these bytes; raises ArtifactError that begins with ``where`` it lies."""
-    _check_format(where, raw)
+    check_format(where, raw, FORMAT)
     try:
         manifest = msgspec.json.decode(raw, type=Manifest)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
@@ -79,23 +80,24 @@ def parse_manifest(where: Path | str, raw: bytes) -> Manifest:
     if manifest.checksum != manifest.expected_checksum():
         raise ArtifactError(f"{where} was altered: its checksum does not fit its content")
     for name in (manifest.folder, *manifest.files):
-        _check_relative(where, name)
+        check_relative(where, name)
     return manifest
 
 
-def _check_format(path: Path | str, raw: bytes) -> None:
-    """A newer format is told apart from damage before anything else is read."""
+def check_format(path: Path | str, raw: bytes, newest: int) -> None:
+    """A newer format is told apart from damage before anything else is read; raises ArtifactError."""
     try:
         version = msgspec.json.decode(raw).get("format")
     except (msgspec.DecodeError, UnicodeDecodeError, AttributeError, RecursionError):
         raise ArtifactError(f"{path} is damaged: it is not a JSON object") from None
     if not isinstance(version, int) or isinstance(version, bool) or version < 1:
         raise ArtifactError(f"{path} is damaged: format is {version!r}")
-    if version > FORMAT:
-        raise ArtifactError(f"{path} has format {version}; this version reads up to {FORMAT}: upgrade depthrank")
+    if version > newest:
+        raise ArtifactError(f"{path} has format {version}; this version reads up to {newest}: upgrade depthrank")
 
 
-def _check_relative(path: Path | str, name: str) -> None:
+def check_relative(path: Path | str, name: str) -> None:
+    """Raise ArtifactError unless a name stays inside the folder that it is listed in."""
     parts = PurePosixPath(name)
     if parts.is_absolute() or ".." in parts.parts or "\\" in name or "\0" in name or not parts.parts:
         raise ArtifactError(f"{path} names a file outside the artifact: {name!r}")
@@ -112,8 +114,17 @@ def hash_file(path: Path) -> FileEntry:
 
 def verify_files(root: Path, manifest: Manifest, verify: Verify = "all") -> None:
     """Check sizes, and content where asked; raises ArtifactError that names the first wrong file."""
-    folder = root / manifest.folder
-    for name, entry in manifest.files.items():
+    is_hashed = {
+        "all": lambda name: True,
+        "dense": lambda name: not name.startswith(TABLES),
+        "sizes": lambda name: False,
+    }
+    verify_listed(root / manifest.folder, manifest.files, is_hashed[verify])
+
+
+def verify_listed(folder: Path, files: Mapping[str, FileEntry], is_hashed: Callable[[str], bool]) -> None:
+    """Check the sizes of files, and the content of those that ``is_hashed``; raises ArtifactError at the first."""
+    for name, entry in files.items():
         path = folder / name
         if not path.is_file():
             raise ArtifactError(f"{path} is missing from the artifact: copy or train it again")
@@ -122,8 +133,7 @@ def verify_files(root: Path, manifest: Manifest, verify: Verify = "all") -> None
             if size != entry.bytes:
                 what = "truncated" if size < entry.bytes else "altered"
                 raise ArtifactError(f"{path} is {what}: {size} bytes, expected {entry.bytes}")
-            hashed = verify == "all" or (verify == "dense" and not name.startswith(TABLES))
-            if hashed and hash_file(path).blake3 != entry.blake3:
+            if is_hashed(name) and hash_file(path).blake3 != entry.blake3:
                 raise ArtifactError(f"{path} was altered: its content does not fit its checksum")
         except OSError as error:
             raise ArtifactError(f"{path} cannot be read: {error}") from None

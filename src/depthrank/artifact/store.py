@@ -16,6 +16,7 @@ from safetensors import SafetensorError
 
 from depthrank.artifact.adaptive import POLICY_NAME, load_policy, save_policy
 from depthrank.artifact.cache import Held
+from depthrank.artifact.delta_folder import DeltaManifest
 from depthrank.artifact.fetch import fetch_artifact
 from depthrank.artifact.fetch_pages import touch_ahead
 from depthrank.artifact.fetch_sources import is_remote
@@ -32,6 +33,7 @@ from depthrank.artifact.manifest import (
     read_manifest,
     verify_files,
 )
+from depthrank.artifact.served_precision import ServedPrecision
 from depthrank.artifact.storage import saving_error, sync, sync_tree
 from depthrank.artifact.weights import load_weights, save_weights
 from depthrank.catalogue import Catalogue
@@ -62,7 +64,12 @@ class Contents:
 
 @dataclass(frozen=True)
 class Artifact:
-    """A loaded artifact: ready to serve. ``held``: its copy in the local cache, which stays as long as this is used."""
+    """A loaded artifact: ready to serve.
+
+    ``held``: its copy in the local cache, which stays as long as this is used. ``delta``: the newest that is applied.
+    ``trained``: the model in fp32, where ``model`` has layers in other formats.
+    ``precision``: how its layers run on this machine, where it was asked for (``artifact.precision``).
+    """
 
     path: Path
     manifest: Manifest
@@ -73,6 +80,24 @@ class Artifact:
     users: Catalogue | None
     adaptive: AdaptivePolicy | None = None
     held: Held | None = None
+    delta: DeltaManifest | None = None
+    trained: ElasticRanker | None = None
+    precision: ServedPrecision | None = None
+
+    @property
+    def sequence(self) -> int:
+        """How many deltas are applied."""
+        return 0 if self.delta is None else self.delta.sequence
+
+    @property
+    def identity(self) -> str:
+        """Checksum of the newest delta, or of the manifest: what the next delta must name as its parent."""
+        return self.manifest.checksum if self.delta is None else self.delta.checksum
+
+    @property
+    def served_id(self) -> str:
+        """What answers name: the model's id, and how many deltas are applied."""
+        return f"{self.manifest.model_id}+{self.sequence}" if self.sequence else self.manifest.model_id
 
     def touch_ahead(self) -> int:
         """Bring the files into memory, embedding tables last, as far as there is room; returns the bytes."""

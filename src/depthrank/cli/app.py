@@ -8,7 +8,22 @@ from typing import Annotated
 
 import typer
 
-from depthrank.cli import bench, curve, demo, doctor, evaluate, fetch, inspect, log, rank, replay, serve, token, train
+from depthrank.cli import (
+    bench,
+    curve,
+    demo,
+    doctor,
+    evaluate,
+    fetch,
+    inspect,
+    log,
+    models,
+    rank,
+    replay,
+    serve,
+    token,
+    train,
+)
 from depthrank.errors import DepthrankError
 
 app = typer.Typer(
@@ -24,12 +39,14 @@ VERBS = (
     train.train,
     evaluate.evaluate,
     curve.curve,
+    tune.tune,
     rank.rank,
     serve.serve,
     bench.bench,
     inspect.inspect,
     fetch.fetch,
     replay.replay,
+    models.models,
     doctor.doctor,
     demo.demo,
     token.token,

@@ -178,8 +178,8 @@ def _server(
     if target.startswith(("http://", "https://")):
         yield target, None
         return
-    from depthrank.cli.load.server_cpu import cpu_s_of_tree
     from depthrank.cli.served_artifact import free_port, served_artifact
+    from depthrank.server.status.process_tree import cpu_s_of_tree
 
     cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
     server_cores = set(cores[:-1]) if pin and len(cores) > 1 else None

@@ -12,6 +12,7 @@ import typer
 
 from depthrank.cli.options import RequiredLog, SpecFile
 from depthrank.cli.terminal import UsageProblem, at_terminal, note, say, table, write_json
+from depthrank.errors import LogError
 
 app = typer.Typer(help="Import, export, erase, count, back up and restore an event log.", no_args_is_help=True)
 
@@ -67,16 +68,34 @@ def export(log: RequiredLog, out: Annotated[Path, typer.Option(metavar="F", help
 
 
 @app.command("erase")
-def erase(user: Annotated[str, typer.Argument(help="The user's id.")], log: RequiredLog) -> None:
-    """Erase a user: every event, and its bytes in the log's files. A backup made before still holds them.
+def erase(
+    user: Annotated[str, typer.Argument(help="The user's id.")],
+    log: Annotated[
+        str | None, typer.Option(metavar="URL", help="The event log: lmdb:FOLDER or redis://HOST:PORT.")
+    ] = None,
+    backup: Annotated[
+        list[Path] | None, typer.Option(metavar="DIR", help="A backup that was moved or copied; may be given again.")
+    ] = None,
+) -> None:
+    """Erase a user: every event, and its bytes in the log's files and in the backups that the log knows of.
 
-    Example: depthrank log erase 42 --log lmdb:demo/events
+    Example: depthrank log erase 42 --log lmdb:demo/events --backup /mnt/old/events
     """
     from depthrank.events import open_log
+    from depthrank.events.erase_backup import erase_from_backup
 
-    with open_log(log) as opened:
-        result = opened.erase(user)
-    say(f"erased {result.events:,} events of user {user}")
+    if log is None and not backup:
+        raise UsageProblem("erase from what? give --log URL, --backup DIR, or both")
+    pending: tuple[str, ...] = ()
+    if log is not None:
+        with open_log(log) as opened:
+            result = opened.erase(user)
+        pending = result.pending
+        say(f"erased {result.events:,} events of user {user}, and rewrote {result.backups} backups")
+    for folder in backup or ():
+        say(f"erased {erase_from_backup(folder, user):,} events of user {user} from {folder}")
+    if pending:
+        raise LogError("the user may still be in:\n" + "\n".join(pending))
 
 
 @app.command("stats")

@@ -44,7 +44,10 @@ class Generation:
 
     @cached_property
     def costs(self) -> CostMeter:
-        """What stages take; what training measured, or a belief from FLOPs, until something has run here."""
+        """What stages take; what tuning or training measured, or a belief from FLOPs, until something has run here."""
+        served = self.artifact.precision
+        if served is not None and served.policy is not None and served.policy.costs is not None:
+            return CostMeter(CostModel.from_plain(dict(served.policy.costs)))
         if self.policy is not None:
             return CostMeter(CostModel.from_plain(self.policy.costs.to_plain()))
         flops = [(cost.request, cost.candidate) for cost in self.flops]

@@ -5,6 +5,9 @@ deeper later. An upsert in between keeps what it overwrites for as long as an ol
 each item before or after an upsert, never in between. A row that is in the catalogue but not encoded yet is the unknown
 item, row 0.
 
+A delta changes rows too, all at once with the model that encodes them. Such changes are noted apart from upserts: user
+states that were encoded from the rows before may serve on for a while (``user_side.py``).
+
 Legend: V catalogue rows, N rows asked for, L history tokens, T item tokens, D width, K tasks.
 """
 
@@ -43,9 +46,10 @@ class ItemStore:
     def __init__(self, model: ElasticRanker, encoder: FeatureEncoder, items: Catalogue) -> None:
         self._model, self._encoder, self._items = model, encoder, items
         self._lock = threading.Lock()
-        self._side = self._encode(np.arange(items.size, dtype=np.int64))
+        self._side = self._encode(np.arange(items.size, dtype=np.int64), model)
         self._size, self._version = items.size, 0
-        self._changed_V = np.zeros(items.size, dtype=np.int64)
+        self._changed_V = np.zeros(items.size, dtype=np.int64)  # the version of the last refresh
+        self._outdated_V = np.zeros(items.size, dtype=np.int64)  # the version of the last delta
         self._overwritten: list[_Overwritten] = []
         self._snapshots: weakref.WeakSet[ItemSnapshot] = weakref.WeakSet()
 
@@ -68,19 +72,26 @@ class ItemStore:
     def refresh(self, rows: NDArray[np.int64]) -> None:
         """Encode changed and new rows (ascending) again and publish them together; every row below the largest is
         ready then."""
-        if not rows.size:
-            return
-        fresh = self._encode(rows)
-        index, size = torch.from_numpy(rows), int(rows.max()) + 1
+        if rows.size:
+            self.publish(rows, self.encode(rows))
+
+    def encode(self, rows: NDArray[np.int64], model: ElasticRanker | None = None) -> ItemSide:
+        """Rows encoded by another model, by default by that of the store."""
+        return self._encode(rows, model or self._model)
+
+    def publish(self, rows: NDArray[np.int64], fresh: ItemSide, model: ElasticRanker | None = None) -> None:
+        """Replace rows (ascending) by their fresh values; ``model``: a delta's, which encodes from now on."""
+        index, size = torch.from_numpy(rows), int(rows.max(initial=-1)) + 1
         with self._lock:
             self._version += 1
             self._keep_for_snapshots(rows[rows < self._size])
             self._grow(size)
             for own, new in zip(self._side.parts(), fresh.parts(), strict=True):
                 own[index] = new
-            self._changed_V[rows] = self._version
+            (self._changed_V if model is None else self._outdated_V)[rows] = self._version
             self._changed_V[self._size : size] = self._version  # they were row 0 until now
             self._size = max(self._size, size)
+            self._model = model or self._model
 
     def _read(self, parts: tuple[int, ...], rows_N: NDArray[np.int64], size: int, version: int) -> list[Tensor]:
         """Copies of some parts for N rows, as they were at ``version``."""
@@ -97,12 +108,12 @@ class ItemStore:
                         values[torch.from_numpy(hit)] = old.side.parts()[part][source]
         return found
 
-    def _changed_since(self, rows_L: NDArray[np.integer], version: int) -> NDArray[np.bool_]:
-        """Which rows have been encoded again since ``version``."""
+    def _newer(self, stamps_V: NDArray[np.int64], rows_L: NDArray[np.integer], version: int) -> NDArray[np.bool_]:
+        """Which rows were stamped after ``version``."""
         with self._lock:
-            inside = rows_L < self._changed_V.size
-            changed: NDArray[np.bool_] = self._changed_V[np.where(inside, rows_L, 0)] > version
-            return changed & inside
+            inside = rows_L < stamps_V.size
+            newer: NDArray[np.bool_] = stamps_V[np.where(inside, rows_L, 0)] > version
+            return newer & inside
 
     def _keep_for_snapshots(self, rows: NDArray[np.int64]) -> None:
         """Drop what no snapshot reads any more, and keep what is about to be overwritten while one may."""
@@ -122,14 +133,15 @@ class ItemStore:
             grown.append(new)
         self._side = ItemSide(*grown)
         self._changed_V = np.pad(self._changed_V, (0, capacity - self._changed_V.size))
+        self._outdated_V = np.pad(self._outdated_V, (0, capacity - self._outdated_V.size))
 
     @torch.inference_mode(False)
     @torch.no_grad()
-    def _encode(self, rows: NDArray[np.int64]) -> ItemSide:
+    def _encode(self, rows: NDArray[np.int64], model: ElasticRanker) -> ItemSide:
         parts = []
         for start in range(0, max(rows.size, 1), CHUNK_ROWS):
             encoded = self._encoder.encode_items(self._items, rows[start : start + CHUNK_ROWS])
-            parts.append(self._model.encode_items(torch.from_numpy(encoded.ids), torch.from_numpy(encoded.floats)))
+            parts.append(model.encode_items(torch.from_numpy(encoded.ids), torch.from_numpy(encoded.floats)))
         return ItemSide(*(torch.cat(same) for same in zip(*(p.parts() for p in parts), strict=True)))
 
 
@@ -160,5 +172,9 @@ class ItemSnapshot:
         return self._store._read((VECTOR,), rows_L, self.size, self.version)[0]
 
     def differs(self, rows_L: NDArray[np.integer], version: int) -> NDArray[np.bool_]:
-        """Which rows may read otherwise in a snapshot of ``version``."""
-        return self._store._changed_since(rows_L, min(version, self.version))
+        """Which rows an upsert may have changed since a snapshot of ``version``."""
+        return self._store._newer(self._store._changed_V, rows_L, min(version, self.version))
+
+    def outdated(self, rows_L: NDArray[np.integer], version: int) -> NDArray[np.bool_]:
+        """Which rows a delta has changed since a snapshot of ``version``."""
+        return self._store._newer(self._store._outdated_V, rows_L, min(version, self.version))

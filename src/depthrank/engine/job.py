@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import msgspec
 import numpy as np
 
 from depthrank.engine.candidate_items import CandidateItems
@@ -171,12 +172,14 @@ class Job:
     def ranked(self, scores: Scores, best: list[int]) -> list[RankedItem]:
         """These candidates as the answer shows them."""
         tasks = self.generation.artifact.model.config.tasks
+        asked_for_all = self.candidates.ids is None
         return [
             RankedItem(
                 item=self.candidates.id_of(i),
                 value=float(scores.value_N[i]),
                 scores=dict(zip(tasks, scores.probability_NK[i].tolist(), strict=True)),
                 level=int(scores.level_N[i]),
+                index=msgspec.UNSET if asked_for_all else i,
             )
             for i in best
         ]

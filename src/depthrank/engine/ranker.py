@@ -14,13 +14,13 @@ import uuid
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 import numpy as np
 import torch
 
-from depthrank.artifact import Artifact, default_log_url, is_remote, load_artifact
+from depthrank.artifact import Artifact, default_log_url, is_remote, load_artifact, with_precision
 from depthrank.catalogue import Catalogue, UpsertResult
 from depthrank.engine.candidates import resolve_candidates
 from depthrank.engine.depth import AdaptiveDepth, Depth, FixedDepth
@@ -32,6 +32,7 @@ from depthrank.engine.pace import Chunk, Pace
 from depthrank.engine.record import Seen, record_of
 from depthrank.engine.run_plan import Scores
 from depthrank.engine.served import served_events
+from depthrank.engine.shown_history import shown_history
 from depthrank.engine.timings import Timings
 from depthrank.engine.user_states import DEFAULT_STATE_BYTES, UserStates
 from depthrank.engine.valuation import value_factor
@@ -85,17 +86,19 @@ class Ranker:
         limits: Limits | None = None,
         user_state_bytes: int = DEFAULT_STATE_BYTES,
         copy: bool = False,
+        precision: Literal["policy", "fp32"] = "policy",
     ) -> Ranker:
         """Load the artifact at ``path``; ``log`` is a log, its URL, or None for the folder ``events`` beside it.
 
         A URL (s3://..., memory://...) is copied into the local cache and verified on the way; it needs a ``log``.
         ``copy`` serves a folder from such a copy too: what happens to its files then cannot end this process.
-        ``user_state_bytes`` bounds the cache of encoded histories; 0 turns it off.
+        ``user_state_bytes`` bounds the cache of encoded histories; 0 turns it off. ``precision``: layers in the formats
+        that `depthrank tune` chose on this machine, where it did, or all in fp32.
         Raises ArtifactError or LogError, each with the one reason.
         """
         if log is None and is_remote(path):
             raise LogError(f"{path} has no event log beside it: name one, such as log='lmdb:events'")
-        artifact = load_artifact(path, copy=copy)
+        artifact = with_precision(load_artifact(path, copy=copy), path, precision)
         if isinstance(log, EventLog):
             return cls(artifact, log, limits=limits, user_state_bytes=user_state_bytes)
         opened = open_log(log or default_log_url(path))
@@ -130,7 +133,7 @@ class Ranker:
         """The ranking for one request; ``arrived_s`` (monotonic) is when its deadline starts, by default now.
 
         ``checked``: it comes from ``decode_request`` under limits as strict as the ranker's. ``record``: the answer
-        holds what it takes to rank again exactly as now (``engine.replay``). ``price``: of compute (None: the ranker's).
+        holds what it takes to rank again exactly as now (``engine.replay``). ``price``: of compute (None: its own).
         ``spent``: the answer tells what it took.
 
         Raises RequestError with the path of every wrong field; schema's TooLargeError for too many candidates.
@@ -269,10 +272,7 @@ class Ranker:
 
     def history(self, user: str, limit: int = 100, time_ms: int | None = None) -> list[dict[str, Any]]:
         """The user's newest events of all actions, newest first."""
-        found = self.log.history(str(user), self._now() + 1 if time_ms is None else time_ms, limit)
-        actions = self.log.action_dictionary()
-        events = zip(self.log.item_ids(found.item_code.tolist()), found.action_code, found.time_ms, strict=True)
-        return [{"item": item, "action": actions[action], "time_ms": int(at)} for item, action, at in events][::-1]
+        return shown_history(self.log, user, self._now() + 1 if time_ms is None else time_ms, limit)
 
     def some_users(self, limit: int) -> list[str]:
         """Users that the log names, for a load test or a page to begin with."""
@@ -304,6 +304,7 @@ class Ranker:
             "catalogue_generation": generation.items.generation,
             "upserts_refused": generation.replayed.refused,
             "log_position_trained": manifest.log_position,
+            "precision": {} if self.artifact.precision is None else self.artifact.precision.facts(),
         }
 
     def measures(self) -> dict[str, float]:

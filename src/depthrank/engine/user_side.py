@@ -9,8 +9,10 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from depthrank.engine.item_store import ItemSnapshot
+from depthrank.engine.overlay_ages import StateAges
 from depthrank.engine.user_states import EncodedUser, HistoryTokens, Key, UserStates, Warmth
 from depthrank.features import EncodedHistory
 from depthrank.model import ElasticRanker, UserState
@@ -20,7 +22,8 @@ from depthrank.model import ElasticRanker, UserState
 class UserSide:
     """One request's user: the state, private to the request, and how much of it there was already.
 
-    ``new_tokens``: history tokens that had to be encoded; ``found_depth``: layers that were there.
+    ``new_tokens``: history tokens that had to be encoded; ``found_depth``: layers that were there; ``older``: the state
+    was encoded before a delta that changed what it is made of.
     """
 
     key: Key
@@ -28,6 +31,7 @@ class UserSide:
     warmth: Warmth
     new_tokens: int
     found_depth: int
+    older: bool = False
 
     @property
     def state(self) -> UserState:
@@ -46,36 +50,75 @@ def tokens_of(history: EncodedHistory) -> HistoryTokens:
     return HistoryTokens(np.stack([column[0, :length] for column in (history.rows, history.actions, history.gaps)]))
 
 
+@dataclass(frozen=True)
+class Now:
+    """What a state is made of now: the newest delta, the first one with today's encoder, and how old states may be."""
+
+    sequence: int
+    encoder_since: int
+    ages: StateAges
+
+
 def encode_user(
-    model: ElasticRanker, states: UserStates, key: Key, history: EncodedHistory, items: ItemSnapshot
+    model: ElasticRanker,
+    states: UserStates,
+    key: Key,
+    history: EncodedHistory,
+    items: ItemSnapshot,
+    now: Now | None = None,
 ) -> UserSide:
     """The state of a history, at least as deep as the router reads, and counted in ``states``; nothing is kept yet."""
     tokens = tokens_of(history)
     held = states.find(key)
-    kept = 0 if held is None else _tokens_in_common(held, tokens, items)
+    kept, older = (0, False) if held is None else _usable(held, tokens, items, now, key[1])
+    sequence = 0 if now is None else now.sequence
     with torch.no_grad():
-        if held is None or (kept == 0 and len(tokens)):
-            user = UserSide(key, _fresh(model, tokens, items), "cold", len(tokens), 0)
+        if held is None or (kept == 0 and (len(tokens) or _made_otherwise(held, now))):
+            fresh = _fresh(model, tokens, items, sequence)
+            user = UserSide(key, fresh, "cold", len(tokens), 0)
         else:
             warmth: Warmth = "warm" if kept == len(tokens) == len(held.tokens) else "extended"
             extended = _extended(model, held, kept, tokens, items)
-            user = UserSide(key, extended, warmth, len(tokens) - kept, held.state.depth)
-    states.count(user.warmth)
+            if not older:
+                extended = replace(extended, made_by=sequence, made_version=items.version)
+            user = UserSide(key, extended, warmth, len(tokens) - kept, held.state.depth, older)
+    states.count(user.warmth, user.older)
     return user
 
 
-def _tokens_in_common(held: EncodedUser, tokens: HistoryTokens, items: ItemSnapshot) -> int:
-    """Tokens from the start on that are the same and whose items still read as they were encoded."""
+def _made_otherwise(held: EncodedUser, now: Now | None) -> bool:
+    """Whether the encoder is another since."""
+    return now is not None and held.made_by < now.encoder_since
+
+
+def _usable(
+    held: EncodedUser, tokens: HistoryTokens, items: ItemSnapshot, now: Now | None, user: str
+) -> tuple[int, bool]:
+    """(tokens from the start on that are the same and still read as they were encoded, whether a delta outdated them).
+
+    What a delta outdated counts as the same for as long as it may serve.
+    """
     kept = held.tokens.common_prefix(tokens)
-    if held.item_version == items.version:
-        return kept
-    changed_L = items.differs(tokens.rows_L[:kept], held.item_version)
-    return int(changed_L.argmax()) if changed_L.any() else kept
+    if held.item_version != items.version:
+        kept = _until(items.differs(tokens.rows_L[:kept], held.item_version))
+    if now is None or held.made_by == now.sequence:
+        return kept, False
+    fitting = 0 if _made_otherwise(held, now) else _until(items.outdated(tokens.rows_L[:kept], held.made_version))
+    outdated = _made_otherwise(held, now) or fitting < kept
+    if outdated and now.ages.may_serve(held.made_by, user):
+        return kept, True
+    return fitting, False
 
 
-def _fresh(model: ElasticRanker, tokens: HistoryTokens, items: ItemSnapshot) -> EncodedUser:
+def _until(differs_L: NDArray[np.bool_]) -> int:
+    """How many stand before the first that differs."""
+    return int(differs_L.argmax()) if differs_L.any() else len(differs_L)
+
+
+def _fresh(model: ElasticRanker, tokens: HistoryTokens, items: ItemSnapshot, sequence: int) -> EncodedUser:
     state = model.encoder.start(*_encoder_inputs(tokens, 0, items))
-    return EncodedUser(tokens, model.encoder.deepen_(state, model.config.router_layers), items.version)
+    state = model.encoder.deepen_(state, model.config.router_layers)
+    return EncodedUser(tokens, state, items.version, sequence, items.version)
 
 
 def _extended(

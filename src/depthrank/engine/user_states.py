@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -52,11 +52,17 @@ class HistoryTokens:
 
 @dataclass(frozen=True)
 class EncodedUser:
-    """A history and its state; ``item_version``: of the item store whose vectors went into it."""
+    """A history and its state.
+
+    ``item_version``: of the item store whose vectors went into it, as far as upserts go. ``made_by``, ``made_version``:
+    the newest delta that was applied then, and the item store's version.
+    """
 
     tokens: HistoryTokens
     state: UserState
     item_version: int
+    made_by: int = 0
+    made_version: int = 0
 
 
 @dataclass
@@ -66,6 +72,7 @@ class StateCounts:
     hits: int = 0
     extends: int = 0
     misses: int = 0
+    older: int = 0
     evicted: int = 0
     users: int = 0
     bytes: int = 0
@@ -97,7 +104,7 @@ class UserStates:
         """Keep a state in place of the user's former one, unless somebody was erased since ``ticket``."""
         if not self.limit_bytes:
             return
-        encoded = EncodedUser(encoded.tokens, encoded.state.compact(), encoded.item_version)
+        encoded = replace(encoded, state=encoded.state.compact())
         size = encoded.state.nbytes + encoded.tokens.values_3L.nbytes
         with self._lock:
             if ticket != self._erasures:
@@ -118,9 +125,10 @@ class UserStates:
             for key in [key for key in self._held if key[1] == user]:
                 self._drop(key)
 
-    def count(self, warmth: Warmth) -> None:
-        """Note how a request found its user's state."""
+    def count(self, warmth: Warmth, older: bool = False) -> None:
+        """Note how a request found its user's state; ``older``: it was encoded before the newest delta."""
         with self._lock:
+            self._counts.older += older
             setattr(self._counts, _COUNTED[warmth], getattr(self._counts, _COUNTED[warmth]) + 1)
 
     def counts(self) -> dict[str, int]:

@@ -201,7 +201,10 @@ class EventLog(ABC):
 
     @abstractmethod
     def erase(self, user: str) -> EraseResult:
-        """Remove a user: events, ids only they used, and their bytes in the log's files. Returns when it is done."""
+        """Remove a user: events, ids only they used, their bytes in the log's files and in its known backups.
+
+        Returns when it is done; ``pending`` names what is not. Raises LogError where the log itself cannot be written.
+        """
 
     @abstractmethod
     def retain(self, before_ms: int) -> int:
@@ -224,8 +227,17 @@ class EventLog(ABC):
             items, actions = self.item_dictionary(), self.action_dictionary()
             with suppress(_EventsRemoved):
                 events = self._one_generation(generation, until)
-                return write_backup(Path(target), items, actions, until + 1, events, self.upserts())
+                written = write_backup(Path(target), items, actions, until + 1, events, self.upserts())
+                self._remember_backup(Path(target))
+                return written
         raise LogError(f"cannot back up {self.url}: {BACKUP_ATTEMPTS} erasures came in between; try again later")
+
+    def known_backups(self) -> list[Path]:
+        """Where backups of this log were written, as far as the backend notes it; ``erase`` erases from them too."""
+        return []
+
+    def _remember_backup(self, target: Path) -> None:  # noqa: B027 - a backend without a place for it notes nothing
+        """Note a backup, where there is a place for it."""
 
     def _one_generation(self, generation: int, until: int) -> Iterator[EventBatch]:
         yield from self.scan(until=until)

@@ -7,6 +7,8 @@ Legend: M rows, K inputs, N outputs.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -35,6 +37,10 @@ class FormattedLinear(nn.Module):
     def product(self, x_MK: Tensor) -> Tensor:
         """[M, K] -> [M, N], M > 0."""
         raise NotImplementedError
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> FormattedLinear:
+        """Itself: nothing changes it, and packed weights cannot be copied."""
+        return self
 
 
 class PackedLinear(FormattedLinear):

@@ -1,7 +1,7 @@
 """Plain data (from YAML or JSON) to frozen structs, collecting every mistake instead of stopping at the first.
 
 msgspec converts the leaves; this walk adds what it does not do: all problems in one run, the nearest known name, and
-durations. Wrong parts are left out of the result, so that checks between fields still see the rest; a caller must look
+durations and sizes. Wrong parts are left out of the result, so that checks between fields still see the rest; a caller must look
 at ``problems`` first. Supported types: msgspec Structs, ``dict[str, T]``, ``tuple[T, ...]``, ``T | None``, unions of
 Structs told apart by ``kind`` or by plain-or-struct, ``Literal`` and scalars.
 """
@@ -17,6 +17,7 @@ from typing import Any, Literal
 import msgspec
 
 from depthrank.errors import FieldProblem, did_you_mean
+from depthrank.schema.byte_size import ByteSize
 from depthrank.schema.durations import Duration
 
 WRONG = object()  # what a conversion returns after it has noted a problem
@@ -51,8 +52,8 @@ def convert(value: object, kind: Any, path: str, problems: list[FieldProblem]) -
         return _sequence(value, typing.get_args(kind)[0], path, problems)
     if isinstance(kind, type) and issubclass(kind, msgspec.Struct):
         return _struct(value, kind, path, problems)
-    if kind is Duration:
-        return _duration(value, path, problems)
+    if kind in (Duration, ByteSize):
+        return _parsed(value, kind, path, problems)
     return _leaf(value, kind, path, problems)
 
 
@@ -78,9 +79,10 @@ def _leaf(value: object, kind: Any, path: str, problems: list[FieldProblem]) -> 
         return _wrong(path, value, expected, problems)
 
 
-def _duration(value: object, path: str, problems: list[FieldProblem]) -> Any:
+def _parsed(value: object, kind: Any, path: str, problems: list[FieldProblem]) -> Any:
+    """A text with a unit."""
     try:
-        return Duration.parse(value)
+        return kind.parse(value)
     except ValueError as error:
         return _wrong(path, value, str(error), problems)
 

@@ -48,12 +48,16 @@ class Spent(msgspec.Struct, frozen=True):
 
 
 class RankedItem(msgspec.Struct):
-    """One returned candidate; ``level`` scored it last (-1: ranked by nothing better than input order)."""
+    """One returned candidate; ``level`` scored it last (-1: ranked by nothing better than input order).
+
+    ``index``: its place among the request's candidates (not where all were asked for).
+    """
 
     item: str
     value: float
     scores: dict[str, float]
     level: int
+    index: int | msgspec.UnsetType = msgspec.UNSET
 
 
 class Degraded(msgspec.Struct, rename={"is_": "is"}):

@@ -1,4 +1,4 @@
-"""The ``history``, ``split``, ``evaluation``, ``model`` and ``training`` sections."""
+"""The ``history``, ``split``, ``evaluation``, ``model``, ``tables`` and ``training`` sections."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta
 
+from depthrank.schema.byte_size import ByteSize
 from depthrank.schema.dataset import Count, Name, Section
 
 LearningRate = Annotated[float, Meta(gt=0, le=10)]
@@ -78,6 +79,37 @@ class ModelSettings(Section, frozen=True, kw_only=True):
     feed_forward_experts: Annotated[int, Meta(ge=1, le=64)] = 1
     layer_skipping: Fraction = 0.0
     foreign: tuple[ForeignSettings, ...] = ()
+
+
+class TableSettings(Section, frozen=True, kw_only=True):
+    """What the embedding tables may cost, and how they spend it (docs/tables.md).
+
+    ``budget``: bytes of all rows; frequent ids get rows of their own, the others share by hashing. ``width``: numbers a
+    row (default: the preset's). ``rows``: how rows are stored; ``auto`` (the default with a budget) takes the format of
+    the plan and, per table, narrower ones whose NE is within ``ne_limit``, as a fraction. ``sharing``: features of one
+    side hash into one pool (``unified``) or each into its own part. ``prune``: rows and features that earn least leave
+    until validation NE has grown by this fraction; 0: none do. ``admit``: an id gets its own row once training has seen
+    it so often, and loses it when ``quiet_epochs`` pass without it; 0: as the plan says.
+    """
+
+    budget: ByteSize | None = None
+    width: Annotated[int, Meta(ge=1, le=65_536)] | None = None
+    rows: Literal["auto", "fp32", "bf16", "int8", "int4"] | None = None
+    ne_limit: Annotated[float, Meta(ge=0, le=1)] = 2e-4
+    sharing: Literal["unified", "separate"] = "unified"
+    prune: Annotated[float, Meta(ge=0, lt=1)] = 0.0
+    admit: Annotated[int, Meta(ge=0)] = 0
+    quiet_epochs: Annotated[int, Meta(ge=1)] = 2
+
+    @property
+    def row_format(self) -> Literal["auto", "fp32", "bf16", "int8", "int4"]:
+        """``rows``, or what its absence means."""
+        return self.rows or ("auto" if self.budget is not None else "fp32")
+
+    @property
+    def fits_after_training(self) -> bool:
+        """Whether a trained model's tables are pruned or stored in less than fp32."""
+        return self.prune > 0 or self.row_format != "fp32"
 
 
 class TrainingSettings(Section, frozen=True, kw_only=True):

@@ -18,6 +18,7 @@ from depthrank.schema.settings import (
     HistorySettings,
     ModelSettings,
     SplitSettings,
+    TableSettings,
     TrainingSettings,
 )
 from depthrank.schema.spec_checks import check_between_fields
@@ -37,6 +38,7 @@ class Spec(Section, frozen=True, kw_only=True):
     split: SplitSettings = SplitSettings()
     evaluation: EvaluationSettings = EvaluationSettings()
     model: ModelSettings = ModelSettings()
+    tables: TableSettings = TableSettings()
     training: TrainingSettings = TrainingSettings()
     folder: str = "."
 

@@ -102,6 +102,13 @@ class SettingsView(msgspec.Struct):
     changed: list[str]
 
 
+class Sample(msgspec.Struct):
+    """Users that the log names, and items of the catalogue, spread over it."""
+
+    users: list[str]
+    items: list[str]
+
+
 class Health(msgspec.Struct):
     """``trouble`` lists what works less than fully."""
 

@@ -23,14 +23,18 @@ from depthrank.server.events_endpoint import append_events
 from depthrank.server.items_endpoint import show_items, upsert_items
 from depthrank.server.models.endpoint import change_models, show_models
 from depthrank.server.openapi import openapi_document
-from depthrank.server.page_endpoint import page
+from depthrank.server.page.endpoint import PAGE_ROUTES
+from depthrank.server.protocols.oip_endpoints import OIP_ROUTES
+from depthrank.server.protocols.rerank import rerank
 from depthrank.server.rank_endpoint import rank
 from depthrank.server.ranker_port import ServedRanker
 from depthrank.server.service import Service
 from depthrank.server.settings import ServerSettings
 from depthrank.server.settings_endpoint import show_settings
+from depthrank.server.status.endpoint import show_sample, show_status
 from depthrank.server.status_endpoints import live, ready, show_metrics
 from depthrank.server.users_endpoint import erase_user, show_history
+from depthrank.server.workers.engines import Engines
 
 
 async def openapi(_http: HttpRequest) -> Response:
@@ -50,17 +54,21 @@ async def items(http: HttpRequest) -> Response:
 
 ROUTES = (
     Route("/v1/rank", rank, methods=["POST"]),
+    Route("/v1/rerank", rerank, methods=["POST"]),
     Route("/v1/events", append_events, methods=["POST"]),
     Route("/v1/items", items, methods=["GET", "POST"]),
     Route("/v1/users/{user:path}/history", show_history, methods=["GET"]),
     Route("/v1/users/{user:path}", erase_user, methods=["DELETE"]),
     Route("/v1/models", models, methods=["GET", "POST"]),
     Route("/v1/settings", show_settings, methods=["GET"]),
+    Route("/v1/status", show_status, methods=["GET"]),
+    Route("/v1/status/sample", show_sample, methods=["GET"]),
     Route("/health/live", live, methods=["GET"]),
     Route("/health/ready", ready, methods=["GET"]),
     Route("/metrics", show_metrics, methods=["GET"]),
     Route("/openapi.json", openapi, methods=["GET"]),
-    Route("/", page, methods=["GET"]),
+    *PAGE_ROUTES,
+    *OIP_ROUTES,
 )
 
 
@@ -69,16 +77,18 @@ def create_app(
     settings: ServerSettings | None = None,
     clock: Callable[[], int] = now_ms,
     monotonic_s: Callable[[], float] = time.monotonic,
+    engines: Engines | None = None,
 ) -> Starlette:
     """The application over a loaded ranker, for uvicorn or for mounting in somebody's own service.
 
     Its lifespan warms the ranker (``/health/ready`` says when) and, at the end, finishes what was admitted. The ranker
-    stays open: it is the caller's. ``monotonic_s`` times quotas and the reading of token files.
+    stays open: it is the caller's. ``monotonic_s`` times quotas and the reading of token files; ``engines``
+    run the requests, by default in this process.
     Raises TokensError where a token file cannot be used.
     """
     settings = settings or ServerSettings()
     access, tokens = settings.access, Tokens(settings.access, monotonic_s)
-    service = Service(ranker, settings, clock)
+    service = Service(ranker, settings, clock, engines)
     quotas = Quotas(access.quotas, monotonic_s, service.metrics.registry)
     path_of = {route.endpoint: route.path.replace(":path", "") for route in ROUTES}
     app = Starlette(
@@ -97,9 +107,9 @@ def create_app(
 @asynccontextmanager
 async def _lifespan(app: Starlette) -> AsyncIterator[None]:
     service: Service = app.state.service
-    warming = asyncio.create_task(service.warm())
+    living = asyncio.create_task(service.run())
     try:
         yield
     finally:
         await asyncio.to_thread(service.close)
-        await warming
+        await living

@@ -35,7 +35,7 @@ class Conversation:
             return
         started, status = perf_counter(), 0
         request_id = _request_id(scope)
-        scope.setdefault("state", {})["request_id"] = request_id
+        scope.setdefault("state", {}).update(request_id=request_id, arrived_s=started)
 
         async def send_with_id(message: Message) -> None:
             nonlocal status

@@ -1,6 +1,7 @@
 """Errors as a client sees them: one shape, one status each, and no internals.
 
-``{"error": {"type", "message", "problems": [{"path", "found", "expected", "hint"}], "request_id"}}``
+``{"error": {"type", "message", "problems": [{"path", "found", "expected", "hint"}], "request_id"}}``; below ``/v2``, as
+the Open Inference Protocol wants it, ``{"error": "all of it in words"}``.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import msgspec
 from starlette.exceptions import HTTPException
 from starlette.requests import Request as HttpRequest
 from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
 
 from depthrank.errors import (
     CapacityError,
@@ -74,8 +76,25 @@ def error_answer(
 ) -> Response:
     """An error as HTTP."""
     told = [Problem(p.path, p.found, p.expected, p.hint) for p in problems]
-    body = msgspec.json.encode(ErrorAnswer(ErrorBody(kind, message, told, request_id)))
-    return Response(body, status, headers, media_type="application/json")
+    in_words = "; ".join([message, *map(str, problems)])
+    return _ErrorResponse(ErrorAnswer(ErrorBody(kind, message, told, request_id)), in_words, status, headers)
+
+
+class _ErrorResponse(Response):
+    """Takes the shape of the protocol that the path belongs to."""
+
+    def __init__(
+        self, error: ErrorAnswer, in_words: str, status: int, headers: Mapping[str, str] | None = None
+    ) -> None:
+        super().__init__(msgspec.json.encode(error), status, headers, media_type="application/json")
+        self._in_words, self._given = in_words, headers
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["path"].removeprefix(scope.get("root_path", "")).startswith("/v2"):
+            body = msgspec.json.encode({"error": self._in_words})
+            await Response(body, self.status_code, self._given, "application/json")(scope, receive, send)
+        else:
+            await super().__call__(scope, receive, send)
 
 
 def quota_answer(request_id: str, error: QuotaError) -> Response:

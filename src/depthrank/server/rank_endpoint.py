@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import asyncio
 from concurrent.futures import Future
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from starlette.background import BackgroundTask
 from starlette.requests import ClientDisconnect
 from starlette.requests import Request as HttpRequest
 from starlette.responses import Response
 
+from depthrank.errors import FieldProblem, RequestError
 from depthrank.schema import Answer, Request
+from depthrank.schema.request import Priority
+from depthrank.server.admission.claim import PRIORITIES
 from depthrank.server.bodies import rank_response, read_rank_request
 from depthrank.server.error_answers import request_id_of
 from depthrank.server.service import Service
@@ -32,7 +35,26 @@ async def rank(http: HttpRequest) -> Response:
 async def ranked(http: HttpRequest, request: Request) -> Answer:
     """The answer to a checked request. Raises OverloadError, DeadlineError, RequestError, ClientDisconnect."""
     service: Service = http.app.state.service
-    return await unless_client_leaves(http, service.rank(request, request_id_of(http)))
+    _take_priority(http, request)
+    ranking = service.rank(request, request_id_of(http), _client_name(http), http.state.arrived_s)
+    return await unless_client_leaves(http, ranking)
+
+
+def _take_priority(http: HttpRequest, request: Request) -> None:
+    """``X-Priority`` wins over the field: a gateway may set it. Raises RequestError for one that is none."""
+    given = http.headers.get("x-priority")
+    if given is None:
+        return
+    if given.lower() not in PRIORITIES:
+        expected = "one of " + ", ".join(PRIORITIES)
+        raise RequestError("the request has a wrong header:", [FieldProblem("X-Priority", repr(given[:40]), expected)])
+    request.priority = cast(Priority, given.lower())
+
+
+def _client_name(http: HttpRequest) -> str | None:
+    """Whose request it is, where somebody asked."""
+    client = getattr(http.state, "client", None)
+    return None if client is None else str(client.name)
 
 
 def recording(http: HttpRequest, request: Request, answer: Answer) -> BackgroundTask:

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 from depthrank.catalogue import Catalogue, UpsertResult
+from depthrank.engine.economy import Economy
 from depthrank.events import AppendResult, EraseResult, EventBatch
 from depthrank.schema import Answer, Request, Spec
 
@@ -21,15 +22,18 @@ class ServedRanker(Protocol):
     """A loaded model with its catalogue and event log; safe for use by several threads.
 
     ``arrived_s`` (``time.perf_counter``) is when a deadline starts; ``checked``: the server has checked the request;
-    ``record``: fill ``answer.record``. Several versions share one log: ``append``, ``upsert_items`` and ``erase`` change
-    it, and the other versions are told by ``observe``, ``apply_upserts`` and ``forget``. ``close`` lets go of the model,
-    not of the log.
-    ``history`` is newest first. ``measures`` are numbers for the metrics, by the names in ``RankerMetrics``; what is
-    not there is not exported.
+    ``record``: fill ``answer.record``; ``price``: of compute to this request; ``spent``: fill ``answer.spent``.
+    Several versions share one log: ``append``, ``upsert_items`` and ``erase`` change it, and the other versions are
+    told by ``observe``, ``apply_upserts`` and ``forget``. ``close`` lets go of the model, not of the log.
+    ``economy``: what requests cost; None where that is not known, and admission then counts on nothing. ``history``
+    is newest first. ``measures`` are numbers for the metrics, by the names in ``RankerMetrics``; what is not there is
+    not exported.
     """
 
     @property
     def spec(self) -> Spec: ...
+    @property
+    def model_id(self) -> str: ...
     @property
     def generation(self) -> HasItems: ...
     def rank(
@@ -40,7 +44,10 @@ class ServedRanker(Protocol):
         request_id: str | None = None,
         checked: bool = False,
         record: bool = False,
+        price: float | None = None,
+        spent: bool = False,
     ) -> Answer: ...
+    def economy(self) -> Economy | None: ...
     def append(self, events: EventBatch) -> AppendResult: ...
     def upsert_items(self, columns: Mapping[str, Sequence[Any]]) -> UpsertResult: ...
     def history(self, user: str, limit: int) -> list[dict[str, Any]]: ...

@@ -1,4 +1,4 @@
-"""One process that serves one artifact until it is told to stop."""
+"""Serves one artifact until it is told to stop: in one process, or by engine processes behind a front."""
 
 from __future__ import annotations
 
@@ -26,6 +26,7 @@ from depthrank.server.models import Models
 from depthrank.server.ranker_port import ServedRanker
 from depthrank.server.service import Phase, Service
 from depthrank.server.settings import ServerSettings
+from depthrank.server.workers.engines import Engines
 
 logger = logging.getLogger("depthrank.server")
 BACKLOG = 2_048
@@ -48,30 +49,62 @@ def serve(
     """Serve ``artifact`` until SIGTERM or SIGINT, then finish what is under way and return.
 
     ``on_started`` is called with the address as soon as connections are accepted; ``port`` 0 picks a free one.
-    ``user_state_bytes``: memory for encoded histories (None: the engine's default, 0: none).
-    Raises ServerError (address taken or not ours), ExposureError (the network would reach it and nothing guards it),
-    TlsError, TokensError, ArtifactError, LogError.
+    ``workers``: engine processes; 0 ranks in this one. ``user_state_bytes``: memory for encoded histories in each of
+    them (None: the engine's default, 0: none). Raises ServerError (address taken or not ours), ExposureError (the
+    network would reach it and nothing guards it), TlsError, TokensError, ArtifactError, LogError.
     """
-    if workers != 0:
-        raise ServerError(f"--workers {workers}: this version serves in one process; use --workers 0")
     settings = settings or ServerSettings()
     listener = bind(host, port)  # before the model is loaded: a taken port should not cost a minute
     with listener:
         for_listener(settings.access, listener)
         tls_options(settings.access)
-        from depthrank.engine import Ranker  # loads torch, which takes longer than to find that a port is taken
-
-        cache: dict[str, Any] = {} if user_state_bytes is None else {"user_state_bytes": user_state_bytes}
         with open_served_log(artifact, log) as opened:  # shared by every version that is loaded later
+            if workers:
+                _serve_by_processes(artifact, opened, workers, listener, settings, on_started, user_state_bytes)
+            else:
+                _serve_in_process(artifact, opened, listener, settings, on_started, user_state_bytes)
 
-            def load(path: str | Path) -> ServedRanker:
-                return Ranker.load(path, log=opened, limits=settings.limits, **cache)
 
-            models = Models(load(artifact), load, settings.models, path=artifact, owns_first=True)
-            try:
-                run(models, listener, settings, on_started)
-            finally:
-                models.close()
+def _serve_in_process(
+    artifact: str,
+    log: EventLog,
+    listener: socket.socket,
+    settings: ServerSettings,
+    on_started: Callable[[str], object] | None,
+    user_state_bytes: int | None,
+) -> None:
+    from depthrank.engine import Ranker  # loads torch, which takes longer than to find that a port is taken
+
+    cache: dict[str, Any] = {} if user_state_bytes is None else {"user_state_bytes": user_state_bytes}
+
+    def load(path: str | Path) -> ServedRanker:
+        return Ranker.load(path, log=log, limits=settings.limits, copy=True, **cache)
+
+    models = Models(load(artifact), load, settings.models, path=artifact, owns_first=True)
+    try:
+        run(models, listener, settings, on_started)
+    finally:
+        models.close()
+
+
+def _serve_by_processes(
+    artifact: str,
+    log: EventLog,
+    workers: int,
+    listener: socket.socket,
+    settings: ServerSettings,
+    on_started: Callable[[str], object] | None,
+    user_state_bytes: int | None,
+) -> None:
+    from depthrank.server.workers.fleet import Fleet
+
+    fleet = Fleet(workers, log, settings.limits, settings.workers, user_state_bytes)
+    try:
+        models = Models(fleet.load(artifact), fleet.load, settings.models, path=artifact, owns_first=True)
+        run(models, listener, settings, on_started, fleet)
+        models.close()
+    finally:
+        fleet.close()
 
 
 def open_served_log(artifact: str, log: str | None) -> EventLog:
@@ -85,10 +118,11 @@ def run(
     listener: socket.socket,
     settings: ServerSettings,
     on_started: Callable[[str], object] | None = None,
+    engines: Engines | None = None,
 ) -> None:
     """Serve a loaded ranker on a bound socket until SIGTERM or SIGINT; raises as ``serve``."""
     settings = msgspec.structs.replace(settings, access=for_listener(settings.access, listener))
-    app = create_app(ranker, settings)
+    app = create_app(ranker, settings, engines=engines)
     DrainingServer(uvicorn_config(app, settings), app.state.service, on_started).run(sockets=[listener])
 
 

@@ -1,32 +1,38 @@
-"""What the endpoints share: the ranker, its threads and queues, the metrics, and the life of the server."""
+"""What the endpoints share: the models, the engines that run them, the metrics, and the life of the server."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from enum import Enum
 from time import perf_counter
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
-from depthrank.errors import DepthrankError
+from msgspec import UNSET
+
 from depthrank.events import AppendResult, EventBatch
 from depthrank.events.log import now_ms
 from depthrank.schema import Answer, Request
+from depthrank.server.admission.dispatcher import DeadlineError, Dispatcher
+from depthrank.server.admission.metrics import AdmissionMetrics
+from depthrank.server.admission.ranking import Ranking
 from depthrank.server.bounded_pool import BoundedPool, OverloadError
 from depthrank.server.metrics import RankerMetrics, ServerMetrics
 from depthrank.server.models import Models
 from depthrank.server.outcomes import Outcomes
 from depthrank.server.ranker_port import ServedRanker
 from depthrank.server.settings import ServerSettings
+from depthrank.server.status import LiveStatus
+from depthrank.server.status.process_tree import ProcessTreeMetrics
+from depthrank.server.workers.engines import Engines, Pass, ThreadEngines, Work
 
 logger = logging.getLogger("depthrank.server")
 Result = TypeVar("Result")
+TICK_S = 0.05
 
-
-class DeadlineError(DepthrankError):
-    """The deadline passed before anything was scored (HTTP 504)."""
+__all__ = ["DeadlineError", "Phase", "Service", "Watcher"]
 
 
 class Phase(Enum):
@@ -38,23 +44,44 @@ class Phase(Enum):
     FAILED = "failed"
 
 
+class Watcher(Protocol):
+    """Somebody who is shown every answer, and every refusal, as it leaves; must be quick."""
+
+    def answered(self, request: Request, answer: Answer, seconds: float) -> None: ...
+    def refused(self, request: Request, reason: str) -> None: ...
+
+
 class Service:
     """A ranker, or several versions of one (``Models``), served. ``clock``: milliseconds since 1970."""
 
-    def __init__(self, ranker: ServedRanker, settings: ServerSettings, clock: Callable[[], int] = now_ms) -> None:
+    def __init__(
+        self,
+        ranker: ServedRanker,
+        settings: ServerSettings,
+        clock: Callable[[], int] = now_ms,
+        engines: Engines | None = None,
+    ) -> None:
+        """``engines``: what runs the requests; by default threads of this process."""
         self.models = ranker if isinstance(ranker, Models) else Models(ranker, settings=settings.models)
         self.ranker: ServedRanker = self.models
         self.settings = settings
         self.clock = clock
         self.wall_clock = ranker.spec.dataset.main.time != "order"
         self.metrics = ServerMetrics()
-        self.rank_pool = BoundedPool("rank", settings.rank_threads, settings.rank_queue)
+        self.status = LiveStatus(clock)
+        self.watchers: list[Watcher] = [self.status]
+        self.engines = engines or ThreadEngines(settings.rank_threads)
+        self.dispatcher = Dispatcher(
+            self.engines, settings.admission, settings.rank_queue, clock, on_pass=self._count_pass
+        )
         self.log_pool = BoundedPool("log", settings.log_threads, settings.log_queue)
         self.outcomes = Outcomes(self.models, settings, self.metrics, self._is_busy, clock)
         self._newest_event_ms = -1
-        self._phase = Phase.WARMING
+        self._phase, self._closed = Phase.WARMING, False
         self._export_gauges()
         self.metrics.registry.register(RankerMetrics(self.models.measures))
+        self.metrics.registry.register(AdmissionMetrics(self.dispatcher.status))
+        self.metrics.registry.register(ProcessTreeMetrics())
 
     @property
     def phase(self) -> Phase:
@@ -65,10 +92,19 @@ class Service:
         self._phase = phase
         self.metrics.ready.set(phase is Phase.READY)
 
-    async def warm(self) -> None:
+    async def run(self) -> None:
+        """The service's own work beside requests, until it is closed: engines, warming, prices that follow the load."""
+        running = asyncio.create_task(self.engines.run())
+        await self._warm()
+        while not self._closed:
+            self.dispatcher.tick()
+            await asyncio.sleep(TICK_S)
+        await running
+
+    async def _warm(self) -> None:
         """Make the first request as fast as the next ones; ready when that is done."""
         try:
-            await self.rank_pool.run(self.ranker.warm)
+            await self.in_log_pool(self.ranker.warm)
         except Exception:  # whatever it was, the server stays not ready and says so
             logger.exception("warming up failed; the server stays not ready")
             self.phase = Phase.FAILED
@@ -76,12 +112,64 @@ class Service:
             if self.phase is Phase.WARMING:
                 self.phase = Phase.READY
 
-    def rank(self, request: Request, request_id: str) -> Future[Answer]:
-        """Queue a request; its deadline counts from now. Raises OverloadError where the queue is full."""
+    @property
+    def trouble(self) -> list[str]:
+        """What works less than fully, for people."""
+        return [*self.engines.trouble(), *self.outcomes.trouble]
+
+    def rank(
+        self, request: Request, request_id: str, client: str | None = None, arrived_s: float | None = None
+    ) -> Future[Answer]:
+        """Queue a request; its deadline counts from ``arrived_s`` (``time.perf_counter``), by default from now.
+        Cancelling the future withdraws it. Raises OverloadError where it is refused at once."""
+        started_s = perf_counter() if arrived_s is None else arrived_s
         if request.time_ms is None:
             # An event acknowledged in this very millisecond must be visible: a history holds what lies before its time.
             request.time_ms = max(self.clock(), self._newest_event_ms + 1)
-        return self._admit(self.rank_pool, self._rank_now, request, request_id, perf_counter())
+        asked, record = self.outcomes.asked(request, request_id)
+        ranking = Ranking(self.models, self.dispatcher, asked, request_id, started_s, record)
+        try:
+            ranking.begin()
+        except OverloadError as error:
+            self.metrics.refused.labels("rank").inc()
+            self._tell_refused(request, str(error))
+            raise
+        answered: Future[Answer] = Future()
+        answered.add_done_callback(lambda future: ranking.cancel() if future.cancelled() else None)
+        ranking.future.add_done_callback(lambda ranked: self._ranked(request, started_s, ranked, answered))
+        return answered
+
+    def _ranked(self, request: Request, started_s: float, ranked: Future[Answer], answered: Future[Answer]) -> None:
+        """The engines are done with a request: what follows from the answer before it leaves."""
+        if ranked.cancelled() or not answered.set_running_or_notify_cancel():
+            return
+        try:
+            answer = self.outcomes.answered(request, ranked.result())
+        except DeadlineError as error:
+            self.metrics.late.inc()
+            self._tell_refused(request, str(error))
+            answered.set_exception(error)
+        except OverloadError as error:
+            self.metrics.refused.labels("rank").inc()
+            self._tell_refused(request, str(error))
+            answered.set_exception(error)
+        except Exception as error:  # noqa: BLE001 - whoever asked is told
+            answered.set_exception(error)
+        else:
+            self._count(answer)
+            for watcher in self.watchers:
+                watcher.answered(request, answer, perf_counter() - started_s)
+            answer.spent = UNSET  # for the house, not for the client
+            answered.set_result(answer)
+
+    def _tell_refused(self, request: Request, reason: str) -> None:
+        for watcher in self.watchers:
+            watcher.refused(request, reason)
+
+    def _count_pass(self, works: Sequence[Work], result: Pass) -> None:
+        self.metrics.rank_seconds.observe(result.busy_s)
+        for work in works:
+            self.metrics.rank_wait_seconds.observe(max(0.0, work.claim.started_s - work.arrived_s))
 
     def after_answer(self, request: Request, answer: Answer) -> None:
         """The answer has left: what follows from it, none of which waits or fails."""
@@ -89,23 +177,7 @@ class Service:
 
     def _is_busy(self) -> bool:
         """Whether requests wait."""
-        return self.rank_pool.admitted > self.settings.rank_threads
-
-    def _rank_now(self, request: Request, request_id: str, arrived_s: float) -> Answer:
-        started = perf_counter()
-        waited_ms = (started - arrived_s) * 1000
-        self.metrics.rank_wait_seconds.observe(waited_ms / 1000)
-        if request.deadline_ms is not None and waited_ms >= request.deadline_ms:
-            self.metrics.late.inc()
-            raise DeadlineError(f"the deadline passed while the request waited {waited_ms:.1f} ms for its turn")
-        asked, record = self.outcomes.asked(request, request_id)
-        wanted = {"record": True} if record else {}
-        answer = self.ranker.rank(asked, arrived_s=arrived_s, request_id=request_id, checked=True, **wanted)
-        answer = self.outcomes.answered(request, answer)
-        self.metrics.rank_seconds.observe(perf_counter() - started)
-        answer.timings_ms["wait"] = round(waited_ms, 3)
-        self._count(answer)
-        return answer
+        return self.dispatcher.desk.waiting > 0
 
     def _count(self, answer: Answer) -> None:
         for stage, milliseconds in answer.timings_ms.items():
@@ -142,9 +214,10 @@ class Service:
     def close(self) -> None:
         """Finish what was admitted and log every served impression; the ranker stays open, it is the caller's."""
         self.phase = Phase.DRAINING
-        self.rank_pool.close()
+        self.dispatcher.close()
         self.outcomes.close()
         self.log_pool.close()
+        self._closed = True
 
     def _admit(self, pool: BoundedPool, call: Callable[..., Result], *args: object) -> Future[Result]:
         try:
@@ -154,7 +227,7 @@ class Service:
             raise
 
     def _export_gauges(self) -> None:
-        self.metrics.gauge("rank_queue", "Requests that run or wait", lambda: self.rank_pool.admitted)
+        self.metrics.gauge("rank_queue", "Requests that run or wait", lambda: self.dispatcher.admitted)
         self.metrics.gauge("log_queue", "Log calls that run or wait", lambda: self.log_pool.admitted)
         self.metrics.gauge(
             "served_queue", "Answers whose impressions wait to be logged", lambda: self.outcomes.served.waiting

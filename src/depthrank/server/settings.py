@@ -13,9 +13,11 @@ from msgspec import Meta
 
 from depthrank.schema import Limits
 from depthrank.server.access.settings import AccessSettings
+from depthrank.server.admission.settings import AdmissionSettings
 from depthrank.server.after_ranking.settings import AfterSettings
 from depthrank.server.decisions.settings import DecisionSettings
 from depthrank.server.models.settings import ModelSettings
+from depthrank.server.workers.settings import WorkerSettings
 
 AtLeastOne = Annotated[int, Meta(ge=1)]
 NotNegative = Annotated[int, Meta(ge=0)]
@@ -40,7 +42,7 @@ class ServerSettings(msgspec.Struct, frozen=True, kw_only=True):
 
     limits: Limits = Limits()
     rank_threads: AtLeastOne = 1
-    rank_queue: NotNegative = 64
+    rank_queue: NotNegative = 1_024
     log_threads: AtLeastOne = 16
     log_queue: NotNegative = 1_024
     served_queue: NotNegative = 1_024
@@ -51,6 +53,8 @@ class ServerSettings(msgspec.Struct, frozen=True, kw_only=True):
     max_history: AtLeastOne = 10_000
     decode_in_thread_bytes: NotNegative = 256 * 1024
     access: AccessSettings = AccessSettings()
+    admission: AdmissionSettings = AdmissionSettings()
+    workers: WorkerSettings = WorkerSettings()
     models: ModelSettings = ModelSettings()
     decisions: DecisionSettings = DecisionSettings()
     after: AfterSettings = AfterSettings()

@@ -24,7 +24,7 @@ from depthrank.schema.strict_yaml import read_yaml
 from depthrank.server.settings import ServerSettings
 
 PREFIX = "DEPTHRANK_"
-NOT_SETTINGS = re.compile(r"DEPTHRANK_(DEBUG|CACHE|CACHE_BYTES|KILLS|SERVICE_(HOST|PORT)\w*|PORT(_\w+)?)")
+NOT_SETTINGS = re.compile(r"DEPTHRANK_(DEBUG|TOKEN|CACHE|CACHE_BYTES|KILLS|SERVICE_(HOST|PORT)\w*|PORT(_\w+)?)")
 """What other parts of the command and the tests read; and what Kubernetes sets for a service named depthrank."""
 Path_ = tuple[str, ...]
 

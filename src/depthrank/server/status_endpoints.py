@@ -22,7 +22,7 @@ async def ready(http: HttpRequest) -> Response:
     if service.phase is not Phase.READY:
         message = f"the server is {service.phase.value}"
         return error_answer(request_id_of(http), 503, "not_ready", message, headers={"Retry-After": "1"})
-    return json_answer(Health("ready", service.outcomes.trouble))
+    return json_answer(Health("ready", service.trouble))
 
 
 async def show_metrics(http: HttpRequest) -> Response:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from depthrank.tables.fused_table import FusedTable, rows_left_out
-from depthrank.tables.overlay import OverlaidRows, PackedSource, overlaid, packed_parts
+from depthrank.tables.overlay import OverlaidRows, PackedSource, RowSet, overlaid, packed_parts, packed_source
 from depthrank.tables.row_file import RowFile, write_row_file
 from depthrank.tables.row_format import ROW_FORMATS, RowFormat, pack_rows, row_bytes, unpack_rows
 from depthrank.tables.row_map import RowMap, TableSlot
@@ -19,12 +19,14 @@ __all__ = [
     "RowFile",
     "RowFormat",
     "RowMap",
+    "RowSet",
     "RowSource",
     "ServedTable",
     "TableSlot",
     "overlaid",
     "pack_rows",
     "packed_parts",
+    "packed_source",
     "row_bytes",
     "rows_left_out",
     "served_tables",

@@ -12,17 +12,19 @@ Legend: n row numbers, m row numbers of all bags, b bags, C changed rows, D widt
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 
+from depthrank.errors import ArtifactError
 from depthrank.tables.row_format import RowFormat
 from depthrank.tables.row_source import PackedRows, RowSource
 
 PART_ROWS = 1 << 16
 
 
+@runtime_checkable
 class PackedSource(RowSource, Protocol):
     """Rows that can be had as they are stored."""
 
@@ -33,6 +35,21 @@ class PackedSource(RowSource, Protocol):
         ...
 
 
+class RowSet:
+    """A set of rows of a table of V: a bit a row, row i at bit i % 8 of byte i // 8."""
+
+    def __init__(self, row_C: Tensor, num_rows: int) -> None:
+        self._bits = torch.zeros(num_rows // 8 + 1, dtype=torch.uint8)
+        for bit in range(8):
+            rows = row_C[(row_C & 7) == bit]
+            self._bits[rows >> 3] |= 1 << bit
+
+    def holds(self, row_n: Tensor) -> Tensor:
+        """Which of these rows are in the set, bool, of any shape; rows are those of the table."""
+        row_n = row_n.to(torch.int64)
+        return ((self._bits[row_n >> 3] >> (row_n & 7).to(torch.uint8)) & 1).to(torch.bool)
+
+
 class OverlaidRows:
     """``base`` with the rows ``row_C`` (int64, ascending) replaced by those of ``changed``, in this order."""
 
@@ -40,7 +57,7 @@ class OverlaidRows:
         assert (changed.num_rows, changed.width, changed.form) == (row_C.shape[0], base.width, base.form)
         assert not isinstance(base, OverlaidRows), "overlays are merged, not stacked"
         self.base, self.row_C, self.changed = base, row_C, changed
-        self._bits = _bits_of(row_C, base.num_rows)
+        self._set = RowSet(row_C, base.num_rows)
 
     @property
     def num_rows(self) -> int:
@@ -80,14 +97,9 @@ class OverlaidRows:
         packed_nB[at] = self.changed.packed_rows(place)
         return packed_nB
 
-    def holds(self, row_n: Tensor) -> Tensor:
-        """Which of these rows are changed ones, bool [n]."""
-        row_n = row_n.to(torch.int64)
-        return ((self._bits[row_n >> 3] >> (row_n & 7).to(torch.uint8)) & 1).to(torch.bool)
-
     def _found(self, row_n: Tensor) -> tuple[Tensor, Tensor]:
         """Where changed rows are asked for, and their places among the changed."""
-        at = self.holds(row_n).nonzero().squeeze(1)
+        at = self._set.holds(row_n).nonzero().squeeze(1)
         return at, torch.searchsorted(self.row_C, row_n[at].to(torch.int64))
 
 
@@ -102,16 +114,14 @@ def overlaid(source: PackedSource, row_C: Tensor, changed: PackedRows) -> Overla
     return OverlaidRows(source.base, rows[order], PackedRows(packed[order], source.form, source.width))
 
 
+def packed_source(source: RowSource) -> PackedSource:
+    """The source of a table as one that gives packed rows; raises ArtifactError for rows that lie elsewhere."""
+    if not isinstance(source, PackedSource):
+        raise ArtifactError(f"the rows of {type(source).__name__} lie elsewhere: a delta is applied where they are")
+    return source
+
+
 def packed_parts(source: PackedSource, part_rows: int = PART_ROWS) -> Iterator[Tensor]:
     """All packed rows in order, in parts [up to part_rows, B]."""
     for first in range(0, source.num_rows, part_rows):
         yield source.packed_rows(torch.arange(first, min(first + part_rows, source.num_rows)))
-
-
-def _bits_of(row_C: Tensor, num_rows: int) -> Tensor:
-    """A bit a row, uint8 [ceil(V / 8)], row i at bit i % 8 of byte i // 8."""
-    bits = torch.zeros(num_rows // 8 + 1, dtype=torch.uint8)
-    for bit in range(8):
-        rows = row_C[(row_C & 7) == bit]
-        bits[rows >> 3] |= 1 << bit
-    return bits

@@ -136,7 +136,7 @@ def _blocks(parts: Iterable[Tensor], block_bytes: int) -> Iterator[bytes | memor
     for part in parts:
         if not part.numel():
             continue
-        view = memoryview(part.contiguous().view(torch.uint8).numpy()).cast("B")
+        view = memoryview(part.contiguous().view(torch.uint8).numpy().data).cast("B")
         if rest:
             missing = min(block_bytes - len(rest), len(view))
             rest, view = rest + bytes(view[:missing]), view[missing:]
@@ -238,7 +238,9 @@ class RowFile:
         for block in range(header.num_blocks) if blocks is None else blocks:
             first = block * header.block_rows
             last = min(first + header.block_rows, header.num_rows)
-            given = _read(self.path, self._descriptor, header.rows_offset + block * size, (last - first) * header.row_bytes)
+            given = _read(
+                self.path, self._descriptor, header.rows_offset + block * size, (last - first) * header.row_bytes
+            )
             if block_checksum(given) != checksums[block * CHECKSUM_BYTES : (block + 1) * CHECKSUM_BYTES]:
                 raise ArtifactError(
                     f"{self.path} was altered: rows {first} to {last - 1} (block {block}) do not fit their checksum"
@@ -283,7 +285,9 @@ def read_header(path: Path, descriptor: int) -> tuple[RowFileHeader, str]:
         )
     header = RowFileHeader(ROW_FORMATS[form_code], width, num_rows, block_rows, checksums_hash)
     if header.encode() != raw:
-        raise ArtifactError(f"{path} has offsets or sizes that do not follow from its format, width and {num_rows} rows")
+        raise ArtifactError(
+            f"{path} has offsets or sizes that do not follow from its format, width and {num_rows} rows"
+        )
     check_size(path, size, header.file_bytes)
     checksums = _read(path, descriptor, HEADER_BYTES, header.num_blocks * CHECKSUM_BYTES)
     if blake3(checksums).digest() != checksums_hash:

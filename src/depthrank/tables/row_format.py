@@ -84,7 +84,7 @@ def faulty_rows(packed_nB: Tensor, form: RowFormat, width: int) -> Tensor:
 def _parts(packed_nB: Tensor, form: RowFormat, width: int, numbers: bool = True) -> tuple[Tensor, Tensor, Tensor]:
     """Quantised numbers [n, D], scale [n, 1], bias [n, 1], fp32."""
     split = width if form == "int8" else width // 2
-    of_row = packed_nB[:, split:].clone().view(torch.float32 if form == "int8" else torch.float16).float()
+    of_row = packed_nB[:, split:].clone(memory_format=torch.contiguous_format).view(torch.float32 if form == "int8" else torch.float16).float()
     q_nD = packed_nB[:, :split]
     if not numbers:
         q_nD = q_nD[:0]

@@ -44,16 +44,16 @@ class ServedTable(TableColumns):
         """One vector a feature, float32 [n, F, E]; ``ids_nI`` integer [n, I], 0 where there is no value."""
         check_ids(ids_nI)
         n, num_features, source = ids_nI.shape[0], len(self.slots), self.source
-        rows_nIS = self.row_map(ids_nI)
+        rows_nIS = self.rows_of(ids_nI)
         salts = rows_nIS.shape[2]
         if self.single_valued and salts == 1:
             return source.rows(rows_nIS.flatten()).view(n, num_features, self.width)
         bag_nF = torch.arange(n).unsqueeze(1) * (ids_nI.shape[1] * salts) + self.bag_start_F
-        summed_nFE = source.pooled(rows_nIS.flatten(), bag_nF.flatten()).view(n, num_features, self.width)
+        summed_nFE: Tensor = source.pooled(rows_nIS.flatten(), bag_nF.flatten()).view(n, num_features, self.width)
         if self.single_valued:
-            return summed_nFE / salts
-        count_nF = ((ids_nI != 0).float() @ self.pool_IF).clamp_min(1.0) * salts
-        return summed_nFE / count_nF.unsqueeze(-1)
+            return summed_nFE.div_(salts)
+        count_nF: Tensor = ((ids_nI != 0).float() @ self.pool_IF).clamp_min(1.0) * salts
+        return summed_nFE.div_(count_nF.unsqueeze(-1))
 
 
 def served_tables(model: nn.Module) -> dict[str, ServedTable]:

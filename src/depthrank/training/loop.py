@@ -19,6 +19,7 @@ from depthrank.data import Batch
 from depthrank.errors import SpecError
 from depthrank.model import ElasticRanker
 from depthrank.schema.settings import TrainingSettings
+from depthrank.training.admit_rows import TableAdmission
 from depthrank.training.batch_inputs import ItemColumns, StepInputs, to_step_inputs
 from depthrank.training.losses import TaskLoss
 from depthrank.training.step_losses import StepObjective
@@ -99,6 +100,7 @@ class TrainingLoop:
         settings: TrainingSettings,
         *,
         steps_per_epoch: int,
+        admission: TableAdmission | None = None,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self.model, self.items, self.tasks, self.settings = model, items, tasks, settings
@@ -106,6 +108,7 @@ class TrainingLoop:
         self.objective = StepObjective(model, tasks, settings)
         self.generator = torch.Generator()  # which requests go deep, and which negatives they get
         self.clock, self.monotonic = Clock(), monotonic
+        self.admission = admission
         self.optimizer = make_optimizer(model, settings)
         self.base_rates = [group["lr"] for group in self.optimizer.param_groups]
         self.state = LoopState()
@@ -197,6 +200,8 @@ class TrainingLoop:
         nn.utils.clip_grad_norm_(self.model.parameters(), GRADIENT_NORM)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
+        if self.admission is not None:
+            self.admission.after_step(inputs, self.optimizer)
         t4 = self.monotonic()
         clock = self.clock
         clock.data_s, clock.forward_s = clock.data_s + t1 - t0, clock.forward_s + t2 - t1
@@ -219,6 +224,16 @@ class TrainingLoop:
         chosen_R = torch.rand(len(batch), generator=self.generator) < share
         chosen_R[0] = chosen_R[0] | ~chosen_R.any()  # a step without a deep request has no loss at deeper levels
         return to_step_inputs(batch, self.items, chosen_R.nonzero().squeeze(1).numpy())
+
+    def gradients(self, batches: Iterable[Batch]) -> Iterator[None]:
+        """One step of the iterator a batch: its gradients are in the parameters, as of evaluation; nothing is learned."""
+        self.model.eval()
+        generator = torch.Generator().manual_seed(0)
+        for batch in batches:
+            self.model.zero_grad(set_to_none=True)
+            self.objective(self._inputs(batch, 1.0), generator).total.backward()  # type: ignore[no-untyped-call]
+            yield
+        self.model.zero_grad(set_to_none=True)
 
     @torch.no_grad()
     def evaluate(self, batches: Iterable[Batch]) -> tuple[list[float], Scored]:

@@ -43,16 +43,16 @@ class HeldOut:
     items: Catalogue
     users: Catalogue | None
 
-    def requests(self, split: str, most: int, seed: int = 0) -> tuple[BatchLoader, int]:
-        """At most ``most`` requests of a split, drawn at random, one a batch, with the candidates that an evaluation
-        ranks; and how many there are. Where a candidate was shown is left out: serving does not know it either."""
+    def requests(self, split: str, most: int, seed: int = 0, batch_requests: int = 1) -> tuple[BatchLoader, int]:
+        """At most ``most`` requests of a split, drawn at random, by default one a batch, with the candidates that an
+        evaluation ranks; and how many there are. Where a candidate was shown is left out: serving does not know it."""
         chosen = drawn(self.examples, split, most, seed)
         chosen = replace(chosen, position=np.full_like(chosen.position, -1))
-        one_by_one = msgspec.structs.replace(self.spec.training, batch_requests=1)
+        batches = msgspec.structs.replace(self.spec.training, batch_requests=batch_requests)
         loader = BatchLoader(
             chosen,
             split,
-            msgspec.structs.replace(self.spec, training=one_by_one),
+            msgspec.structs.replace(self.spec, training=batches),
             encoder=self.encoder,
             log=self.log,
             counters=self.counters,

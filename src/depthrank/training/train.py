@@ -37,10 +37,12 @@ from depthrank.model import ElasticRanker, ForeignConfig, derive_model_config
 from depthrank.routing import AdaptivePolicy
 from depthrank.schema import Spec
 from depthrank.schema.dataset import EventsFile
+from depthrank.training.admit_rows import TableAdmission
 from depthrank.training.batch_inputs import ItemColumns
 from depthrank.training.calibrate import fit_platt
 from depthrank.training.checkpoint import load_checkpoint, remove_checkpoint, save_checkpoint
 from depthrank.training.fit_by_replay import FittedPolicy, fit_by_replay
+from depthrank.training.fit_tables import TableFitting, describe_plan, planned_config, slot_traffic
 from depthrank.training.foreign_modules import Factory, attach, foreign_modules
 from depthrank.training.loop import EpochResult, Scored, TrainingLoop
 from depthrank.training.losses import TaskLoss
@@ -142,15 +144,25 @@ class _Run:
         torch.manual_seed(self.seed)
         foreign = foreign_modules(self.spec, self.encoder.layout, self.modules)
         configs = [module.config for module in foreign]
-        model = ElasticRanker(derive_model_config(self.spec, self.encoder.layout, self._prior_logit(), configs))
+        config = derive_model_config(self.spec, self.encoder.layout, self._prior_logit(), configs)
+        encoded_items = self.encoder.encode_items(self.items)
+        config, plan = planned_config(config, self.spec.tables, slot_traffic(self.encoder, encoded_items))
+        model = ElasticRanker(config)
         attach(model, foreign)
-        items = ItemColumns(self.encoder.encode_items(self.items))
+        items = ItemColumns(encoded_items)
         picks = picks_from_catalogue(model.config, items.num_rows)
         loaders = [self._loader(examples, "train", picks) for examples in self._training_examples()]
         fit_floats_(model, items, loaders[0])
         validation = self._loader(self.files, "validation", picks, self.spec.training.validation_requests)
         steps = sum(loader.num_batches for loader in loaders)
-        loop = TrainingLoop(model, items, self._task_losses(), self.spec.training, steps_per_epoch=steps)
+        loop = TrainingLoop(
+            model,
+            items,
+            self._task_losses(),
+            self.spec.training,
+            steps_per_epoch=steps,
+            admission=self._admission(model, steps),
+        )
         fingerprint = self._fingerprint()
         if resume:
             load_checkpoint(self.out, loop, fingerprint)
@@ -168,9 +180,11 @@ class _Run:
                 on_step=self.progress.step,
                 on_epoch=on_epoch,
             )
+        tables, scored = self._fit_tables(loop, validation, scored)
         calibrate(model, scored)
         fitted = self._fit_policy(model)
         summary = self._summary(loop, model, scored, time.monotonic() - started)
+        summary["tables"] = {**describe_plan(plan, self.encoder), **tables}
         summary["adaptive"] = fitted.report
         html = render_report(
             f"Training of {self.spec.name}", summary, loop.state.history, scored, _probabilities(model, scored)
@@ -178,6 +192,29 @@ class _Run:
         manifest = save_artifact(self.out, self._contents(model, summary, html, fitted.policy))
         remove_checkpoint(self.out)
         return TrainReport(self.out, manifest, summary)
+
+    def _admission(self, model: ElasticRanker, steps_per_epoch: int) -> TableAdmission | None:
+        settings = self.spec.tables
+        if not settings.admit:
+            return None
+        return TableAdmission(model, admit=settings.admit, quiet_steps=settings.quiet_epochs * max(steps_per_epoch, 1))
+
+    def _fit_tables(
+        self, loop: TrainingLoop, validation: BatchLoader, scored: Scored
+    ) -> tuple[dict[str, Any], Scored]:
+        """Prune tables and choose their formats; what that did, and validation scored by the model as it is then."""
+        told: dict[str, Any] = {}
+        if loop.admission is not None:
+            told["admission"] = loop.admission.to_json()
+        if not self.spec.tables.fits_after_training:
+            return told, scored
+        with self.progress.phase("pruning the tables and choosing their formats"):
+            weights = [self.spec.value.weights.get(name, 0.0) for name in self.spec.tasks]
+            fitting = TableFitting(
+                loop.model, self.spec.tables, weights, lambda: loop.evaluate(validation.epoch(0))[1]
+            )
+            told["fit"] = fitting.run(loop.gradients(validation.epoch(0))).to_json()
+            return told, loop.evaluate(validation.epoch(0))[1]
 
     def _fit_policy(self, model: ElasticRanker) -> FittedPolicy:
         """How deep to go, learned by replay of validation requests."""

@@ -25,6 +25,7 @@ from depthrank.events.log import (
     VerifyReport,
     now_ms,
 )
+from depthrank.events.known_backups import erase_from_backups, known_backups, remember_backup
 from depthrank.events.on_lmdb import read_history, scan_log
 from depthrank.events.on_lmdb.compact import Removal, write_without
 from depthrank.events.on_lmdb.create import create, tidy
@@ -235,7 +236,14 @@ class LmdbEventLog(EventLog):
     def erase(self, user: str) -> EraseResult:
         key = id_key(check_id("user", user))
         removed = self._remove(Removal(user_key=key))
-        return EraseResult(removed.events, removed.items, self._generation_number())
+        backups, pending = erase_from_backups(self.known_backups(), user)
+        return EraseResult(removed.events, removed.items, self._generation_number(), backups, pending)
+
+    def known_backups(self) -> list[Path]:
+        return known_backups(self.folder)
+
+    def _remember_backup(self, target: Path) -> None:
+        remember_backup(self.folder, target)
 
     def retain(self, before_ms: int) -> int:
         return self._remove(Removal(before_ms=before_ms)).events

@@ -22,6 +22,8 @@ NEEDS: tuple[tuple[frozenset[str], str, Need], ...] = (
     (WRITE, "/v1/events", "events"),
     (READ, "/v1/items", "rank"),
     (READ, "/v1/models", "token"),
+    (READ, "/v1/status", "token"),
+    (READ, "/v1/status", "token"),  # user ids in it only for admins; /v1/status/sample names users: admins only
     (READ, "/v2/health/*", "open"),
     (READ, "/v2/*", "token"),
     (READ, "/v2", "token"),

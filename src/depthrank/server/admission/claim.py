@@ -23,9 +23,10 @@ class Forecast:
 
 @dataclass(eq=False)
 class Claim:
-    """``deadline_s`` is absolute, on the monotonic clock as all times here, and ``latest_s`` when its computing must be done;
-    without a deadline of its own it is planned with one far off. ``floor_ms`` is the least that it can be
-    served with (the router, or full depth where nothing less will do); ``wanted_ms`` what it takes at the price of now.
+    """``deadline_s`` is absolute, on the monotonic clock as all times here, and ``latest_s`` when its computing must
+    be done; without a deadline of its own it is planned with one far off. ``floor_ms`` is the least that it can be
+    served with (the router, or full depth where nothing less will do); ``wanted_ms`` what it takes at the price of
+    now.
 
     ``backlog_ms``: what it was let in behind. ``shortened``: why it may not run until its deadline.
     ``held``: whose claim it is; nothing here looks at it. ``cohort``: from 0 to 1, the same for a user for an hour.

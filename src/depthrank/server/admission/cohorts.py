@@ -1,8 +1,8 @@
 """Who goes without when not even the router can serve all: low priority first, and in a class whole users, in turns.
 
 If every request were as likely to be refused, every user would see a broken page now and then. Users are therefore
-ordered by a hash of their id and the hour; of a class that cannot be served in full, the first share is refused for that
-hour, and the next hour others are.
+ordered by a hash of their id and the hour; of a class that cannot be served in full, the first share is refused for
+that hour, and the next hour others are.
 """
 
 from __future__ import annotations

@@ -1,5 +1,6 @@
 """The desk: every decision about who is served, when, how deep at most, and who is not. No clock, no thread, no socket:
-what happens is told to it with the time, so that hours of load are simulated in a second and a decision can be repeated.
+what happens is told to it with the time, so that hours of load are simulated in a second and a decision can be
+repeated.
 
 A request meets the gates in this order: its cohort's turn to go without, the concurrency guard, its deadline. It then
 waits for its engine; when it starts, it is given the price of now and the time that those behind it leave.
@@ -49,7 +50,8 @@ class Offered:
 
 @dataclass(frozen=True)
 class Terms:
-    """How a claim is to be run: its mode and budget, when it must stop (infinite: never), the price of compute to it."""
+    """How a claim is to be run: its mode and budget, when it must stop (infinite: never), the price of compute to
+    it."""
 
     mode: Mode
     budget: float | None
@@ -144,7 +146,9 @@ class Desk:
                 return self._refused(claim, "cohorts", reason, 1.0, now_s)
         backlog_ms = lane.backlog_ms(now_s)
         if not self.guard.allows(backlog_ms + lane.wall_s(claim.floor_ms) * 1e3):
-            reason = f"{backlog_ms:.0f} ms of work wait, answers were late lately at more than {self.guard.limit_ms:.0f} ms"
+            reason = (
+                f"{backlog_ms:.0f} ms of work wait, answers were late lately at more than {self.guard.limit_ms:.0f} ms"
+            )
             if lane.waiting and self._acts(claim, "concurrency", self.gates.concurrency, reason):
                 return self._refused(claim, "concurrency", reason, backlog_ms / 2e3, now_s)
         gone = self._make_room(claim, lane, now_s)
@@ -243,9 +247,7 @@ class Desk:
         limited = claim.has_deadline or claim.shortened
         return Terms(mode, budget, stop_s if limited else math.inf, claim.price)
 
-    def _depth(
-        self, claim: Claim, lane: LaneQueue, start_s: float, stop_s: float
-    ) -> tuple[Mode, float | None]:
+    def _depth(self, claim: Claim, lane: LaneQueue, start_s: float, stop_s: float) -> tuple[Mode, float | None]:
         """Mode and budget: full depth that does not fit is narrowed, and a version without a policy is capped."""
         mode, budget = claim.mode, claim.budget
         full_ms, left_ms = claim.forecast.full_ms, (stop_s - start_s) * 1e3 * lane.speed

@@ -114,7 +114,9 @@ class Dispatcher:
         user, number = str(request.user), num_candidates(request, ranker.generation.items)
         own_ms = request.deadline_ms
         patience_ms = self.settings.patience_ms
-        reserve_ms = self.settings.reserve_ms if own_ms is None else min(self.settings.reserve_ms, own_ms * RESERVE_SHARE)
+        reserve_ms = (
+            self.settings.reserve_ms if own_ms is None else min(self.settings.reserve_ms, own_ms * RESERVE_SHARE)
+        )
         deadline_s = ticket.arrived_s + (patience_ms if own_ms is None else own_ms) / 1e3
         forecast = self.desk.forecasts.of(user, version, number)
         return Claim(
@@ -174,9 +176,7 @@ class Dispatcher:
     def _work(claim: Claim, terms: Terms) -> Work:
         ticket: Ticket = claim.held
         deadline_ms = None if terms.stop_s == float("inf") else max((terms.stop_s - ticket.arrived_s) * 1e3, 1e-3)
-        request = msgspec.structs.replace(
-            ticket.request, mode=terms.mode, budget=terms.budget, deadline_ms=deadline_ms
-        )
+        request = msgspec.structs.replace(ticket.request, mode=terms.mode, budget=terms.budget, deadline_ms=deadline_ms)
         return Work(claim, ticket.ranker, request, ticket.request_id, ticket.arrived_s, terms.price, ticket.record)
 
     def passed(self, lane: int, works: Sequence[Work], result: Pass) -> None:
@@ -328,11 +328,10 @@ def add_reasons(answer: Answer, claim: Claim) -> None:
 
 
 def _spent(outcome: Answer | Exception) -> Spent | None:
-    """What an answer took; taken out of it."""
+    """What an answer took."""
     if isinstance(outcome, Exception) or isinstance(outcome.spent, msgspec.UnsetType):
         return None
-    spent, outcome.spent = outcome.spent, msgspec.UNSET
-    return spent
+    return outcome.spent
 
 
 def _settle(future: Future[Answer], outcome: Answer | Exception) -> None:

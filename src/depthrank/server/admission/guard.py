@@ -27,7 +27,8 @@ class ConcurrencyGuard:
         return backlog_ms <= self.limit_ms
 
     def observed(self, late: bool, backlog_ms: float, now_s: float) -> None:
-        """An answer that was let in behind ``backlog_ms`` was late, or was in time. One burst of late ones counts once."""
+        """An answer that was let in behind ``backlog_ms`` was late, or was in time. One burst of late ones counts
+        once."""
         if not late:
             self.limit_ms = min(self.most_ms, self.limit_ms + INCREASE_MS)
         elif now_s - self._decreased_s >= PAUSE_S or now_s < self._decreased_s:

@@ -4,8 +4,8 @@ Time is planned with the least that each request can be served with (``floor_ms`
 gets at least the router's answer in time, and what is left of the time is depth. A request is let in only where it
 fits and pushes nobody out; one that starts may run until those behind it would be pushed out.
 
-Legend: times in seconds on the monotonic clock; work in thread-milliseconds; ``speed``: thread time an engine gets out of
-wall time, below 1 where it shares its core.
+Legend: times in seconds on the monotonic clock; work in thread-milliseconds; ``speed``: thread time an engine gets
+out of wall time, below 1 where it shares its core.
 """
 
 from __future__ import annotations
@@ -69,8 +69,8 @@ class LaneQueue:
         return self.in_time(claim, self.finish_s(claim, now_s, without))
 
     def room_for(self, claim: Claim, now_s: float) -> list[Claim] | None:
-        """Waiting claims of lower classes that must go so that ``claim`` fits: the lowest class first, in it the cohorts
-        whose turn it is; None where even that does not make room."""
+        """Waiting claims of lower classes that must go so that ``claim`` fits: the lowest class first, in it the
+        cohorts whose turn it is; None where even that does not make room."""
         lower = [other for other in self.waiting if other.order[0] > claim.order[0]]
         lower.sort(key=lambda other: (-other.order[0], other.cohort))
         if not lower or not self.fits(claim, now_s, lower):

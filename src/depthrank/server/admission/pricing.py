@@ -1,8 +1,9 @@
 """The price of compute, moved by the load: cheap while there is room, dear when there is not.
 
-Every interval the admitted predicted work is held against the measured capacity (``routing.PriceController``), one price
-a model version, all moved by the same load. A version without a fitted policy has no choice that a price could move: for
-it the price is the reciprocal of a budget, so that its requests are capped at 1/price of their full-depth cost.
+Every interval the admitted predicted work is held against the measured capacity (``routing.PriceController``), one
+price a model version, all moved by the same load. A version without a fitted policy has no choice that a price could
+move: for it the price is the reciprocal of a budget, so that its requests are capped at 1/price of their full-depth
+cost.
 """
 
 from __future__ import annotations

@@ -15,11 +15,11 @@ Share = Annotated[float, Meta(gt=0, le=1)]
 class Gates(msgspec.Struct, frozen=True, kw_only=True):
     """``enforce`` acts; ``dry-run`` says what it would have done, in answers and metrics; ``off`` does not look.
 
-    deadline: what cannot make its deadline, even by the router alone, is not queued. concurrency: no more is queued than
-    was in time lately. cohorts: in a lasting overload the same users are refused for an hour, low priority first. price:
-    the price of compute follows the load. share: a request leaves those behind it the time for the router. full: requests
-    of mode full are narrowed where full depth does not fit. input_order: what would be refused is answered in input
-    order.
+    deadline: what cannot make its deadline, even by the router alone, is not queued. concurrency: no more is queued
+    than was in time lately. cohorts: in a lasting overload the same users are refused for an hour, low priority
+    first. price: the price of compute follows the load. share: a request leaves those behind it the time for the
+    router. full: requests of mode full are narrowed where full depth does not fit. input_order: what would be refused
+    is answered in input order.
     """
 
     deadline: Gate = "enforce"
@@ -32,12 +32,14 @@ class Gates(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class AdmissionSettings(msgspec.Struct, frozen=True, kw_only=True):
-    """reserve_ms: kept free before each deadline, for the way back. patience_ms: the deadline of requests that name none.
+    """reserve_ms: kept free before each deadline, for the way back. patience_ms: the deadline of requests that name
+    none.
 
     target_load: share of the measured capacity that the price aims at. price_interval_s: how often it moves.
-    shed_load: share of the capacity above which the router's own work makes cohorts be refused. input_order_rps: answers
-    in input order a second; beyond it, 503. spill_ms: how much longer a user's own engine may make a request wait before
-    another one takes it, beside what encoding the user there costs. batch_most: requests that may share a pass.
+    shed_load: share of the capacity above which the router's own work makes cohorts be refused. input_order_rps:
+    answers in input order a second; beyond it, 503. spill_ms: how much longer a user's own engine may make a request
+    wait before another one takes it, beside what encoding the user there costs. batch_most: requests that may share a
+    pass.
     """
 
     gates: Gates = Gates()

@@ -82,12 +82,13 @@ class Shadow:
             agreement, started = self._agreement(lease.version.model), perf_counter()
             copy = msgspec.structs.replace(request, deadline_ms=None, explain=False)
             try:
-                told = lease.ranker.rank(copy, request_id=answer.request_id, checked=True)
+                told = lease.ranker.rank(copy, arrived_s=started, request_id=answer.request_id, checked=True)
             except Exception:
                 agreement.failed += 1
-                logger.warning(
-                    "request %s: the shadow %s failed", answer.request_id, lease.version.model, exc_info=True
-                )
+                if agreement.failed == 1:  # once a shadow, not once a request
+                    logger.warning(
+                        "request %s: the shadow %s failed", answer.request_id, lease.version.model, exc_info=True
+                    )
             else:
                 agreement.add(answer, told, perf_counter() - started)
 

@@ -18,6 +18,7 @@ from typing import Any, cast
 import numpy as np
 
 from depthrank.catalogue import UpsertResult
+from depthrank.engine.economy import Economy
 from depthrank.errors import CapacityError, DepthrankError
 from depthrank.errors.types import ProblemsError
 from depthrank.events import AppendResult, EraseResult, EventBatch
@@ -113,6 +114,15 @@ class Models:
     def spec(self) -> Spec:
         """Stable's."""
         return self._stable.spec
+
+    @property
+    def model_id(self) -> str:
+        """Stable's."""
+        return self._stable.model_id
+
+    def economy(self) -> Economy | None:
+        """Stable's."""
+        return self._stable.economy()
 
     @property
     def generation(self) -> HasItems:

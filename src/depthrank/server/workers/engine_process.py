@@ -13,10 +13,12 @@ import socket
 import sys
 import time
 from collections import deque
+from pathlib import Path
 from typing import Any
 
+from depthrank.artifact import read_manifest
 from depthrank.engine.ranker import Ranker
-from depthrank.errors import LogError
+from depthrank.errors import ArtifactError, LogError
 from depthrank.events import EventLog, open_log
 from depthrank.server.workers.faults import fault_of
 from depthrank.server.workers.messages import (
@@ -117,8 +119,9 @@ class Engine:
         if self._log is None:
             self._log = open_log(self._start.log, read_only=True)
         size = self._start.user_state_bytes
-        cache = {} if size is None else {"user_state_bytes": size}
-        ranker = Ranker.load(message.artifact, self._log, limits=self._start.limits, **cache)
+        cache: dict[str, Any] = {} if size is None else {"user_state_bytes": size}
+        path = message.artifact if _is_still(message.artifact, message.model_id) else message.copy
+        ranker = Ranker.load(path, self._log, limits=self._start.limits, copy=True, **cache)
         self._rankers[message.version] = ranker
         return Loaded(message.call, message.version, ranker.economy(), ranker.info())
 
@@ -141,7 +144,7 @@ class Engine:
             asked.restored(),
             arrived_s=asked.arrived_s,
             request_id=asked.request_id,
-            checked=True,
+            checked=asked.checked,
             record=asked.record,
             price=asked.price,
             spent=True,
@@ -171,6 +174,14 @@ class Engine:
         """Close the log."""
         if self._log is not None:
             self._log.close()
+
+
+def _is_still(artifact: str, model_id: str) -> bool:
+    """Whether a folder holds the model that the front began to serve."""
+    try:
+        return read_manifest(Path(artifact)).model_id == model_id
+    except ArtifactError:  # a URL, or gone: the copy is what is served
+        return False
 
 
 def main(file_descriptor: int, parent: int, threads: int, by_signal: bool) -> None:

@@ -44,8 +44,8 @@ class Hub(Protocol):
 
 
 class Engines(Protocol):
-    """``window_ms``: work that may be in an engine's hands beside what it does. ``trouble``: what works less than fully,
-    for people. ``close`` returns when what was started is done."""
+    """``window_ms``: work that may be in an engine's hands beside what it does. ``trouble``: what works less than
+    fully, for people. ``close`` returns when what was started is done."""
 
     @property
     def num_lanes(self) -> int: ...

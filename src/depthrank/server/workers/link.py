@@ -60,8 +60,8 @@ def start_process(threads: int) -> tuple[subprocess.Popen[bytes], socket.socket]
 class EngineLink(asyncio.Protocol):
     """One engine process as the front sees it.
 
-    ``on_message`` gets what is not the answer to a call (``Ranked``, ``Report``); ``on_ended`` is called once, when the
-    connection or the process has ended.
+    ``on_message`` gets what is not the answer to a call (``Ranked``, ``Report``); ``on_bytes`` is called at every
+    sign of life; ``on_ended`` once, when the connection has ended.
     """
 
     def __init__(
@@ -69,9 +69,10 @@ class EngineLink(asyncio.Protocol):
         process: subprocess.Popen[bytes],
         on_message: Callable[[Ranked | Report], object],
         on_ended: Callable[[], object],
+        on_bytes: Callable[[], object] = lambda: None,
     ) -> None:
         self.process = process
-        self._on_message, self._on_ended = on_message, on_ended
+        self._on_message, self._on_ended, self._on_bytes = on_message, on_ended, on_bytes
         self._frames = Frames(ToFront)
         self._calls: dict[int, asyncio.Future[Any]] = {}
         self._transport: asyncio.WriteTransport | None = None
@@ -82,17 +83,19 @@ class EngineLink(asyncio.Protocol):
         self._transport = transport
 
     def data_received(self, data: bytes) -> None:
+        self._on_bytes()
         for message in self._frames.feed(data):
-            if isinstance(message, (Ranked, Report)):
+            call = None if isinstance(message, Report) else self._calls.pop(message.call, None)
+            if call is None:
+                assert isinstance(message, (Ranked, Report)), "nobody asked for this"
                 self._on_message(message)
                 continue
-            call = self._calls.pop(message.call)
             if call.done():
                 continue  # who asked has left
             if isinstance(message, Failed):
                 call.set_exception(error_of(message.fault))
             else:
-                assert isinstance(message, (Done, Loaded))
+                assert isinstance(message, (Done, Loaded, Ranked))
                 call.set_result(message)
 
     def connection_lost(self, exc: Exception | None) -> None:

@@ -30,11 +30,14 @@ class Start(msgspec.Struct, tag=True):
 
 
 class Load(msgspec.Struct, tag=True):
-    """Load a model version and keep it under ``version``."""
+    """Load a model version and keep it under ``version``. ``artifact``: where it came from, with this machine's
+    policies beside it, as long as that still holds the model ``model_id``; else ``copy``, which always does."""
 
     call: int
     version: str
     artifact: str
+    copy: str
+    model_id: str
 
 
 class Unload(msgspec.Struct, tag=True):
@@ -89,6 +92,7 @@ class Asked(msgspec.Struct, array_like=True):
     arrived_s: float
     price: float | None = None
     record: bool = False
+    checked: bool = True
 
     def restored(self) -> Request:
         """The request again."""
@@ -152,9 +156,13 @@ ToEngine = Start | Load | Unload | Warm | Forget | CatchUp | Rank
 ToFront = Ranked | Done | Failed | Loaded | Report
 
 
-def asked(request: Request, request_id: str, arrived_s: float, price: float | None, record: bool) -> Asked:
+def asked(
+    request: Request, request_id: str, arrived_s: float, price: float | None, record: bool, *, checked: bool = True
+) -> Asked:
     """A request on its way to an engine."""
-    return Asked({name: getattr(request, name) for name in Request.__struct_fields__}, request_id, arrived_s, price, record)
+    return Asked(
+        {name: getattr(request, name) for name in Request.__struct_fields__}, request_id, arrived_s, price, record
+    )
 
 
 def encode(message: ToEngine | ToFront) -> bytes:

@@ -14,9 +14,9 @@ class WorkerSettings(msgspec.Struct, frozen=True, kw_only=True):
     """engine_threads: torch's threads in each engine process; one gives the most requests a second.
 
     hang_after_s: an engine that holds requests and has said nothing for this long, beside the time it was predicted to
-    need, is killed and replaced. restart_first_s, restart_most_s: the pause before a dead engine is started again doubles
-    from the first to the most while it keeps dying. load_timeout_s: how long an engine may take to load an artifact.
-    window_ms: predicted work that is handed to an engine ahead, so that it does not wait for the front.
+    need, is killed and replaced. restart_first_s, restart_most_s: the pause before a dead engine is started again
+    doubles from the first to the most while it keeps dying. load_timeout_s: how long an engine may take to load an
+    artifact. window_ms: predicted work that is handed to an engine ahead, so that it does not wait for the front.
     """
 
     engine_threads: Annotated[int, Meta(ge=1)] = 1

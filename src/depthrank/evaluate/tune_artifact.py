@@ -1,0 +1,72 @@
+"""``tune``: an artifact's precision policy for this machine, from the validation requests of its own dataset."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from depthrank.artifact import Artifact, load_artifact
+from depthrank.data import import_log, load_dataset, load_examples
+from depthrank.errors import SpecError
+from depthrank.evaluate.evaluate_artifact import check_same_tasks, opened_log, replace_data
+from depthrank.events import EventLog
+from depthrank.features import Counters
+from depthrank.precision import write_policy
+from depthrank.schema import Spec
+from depthrank.training.fit_precision import Plan, Settings, Tuned, default_plans, fit_precision
+from depthrank.training.replay_requests import HeldOut
+
+MOST_PLANS = 4
+
+
+def tune(
+    artifact: str | Path,
+    spec: Spec | str | Path,
+    log: EventLog | str | None = None,
+    settings: Settings | None = None,
+    *,
+    write: bool = True,
+    on_phase: Callable[[str], None] = lambda phase: None,
+) -> Tuned:
+    """Measure, choose, verify, and write ``policies/<fingerprint>.json`` into the artifact's folder.
+
+    ``log`` as in ``evaluate``. Raises ArtifactError, DataError, SpecError.
+    """
+    spec = spec if isinstance(spec, Spec) else Spec.load(spec)
+    settings = settings or Settings()
+    loaded = load_artifact(artifact)
+    _check_plans(settings.plans, loaded.model.config.num_levels)
+    check_same_tasks(loaded.spec, spec)
+    raw = load_dataset(spec)
+    examples = load_examples(spec, raw)
+    served = replace_data(loaded.spec, spec)
+    with opened_log(log, artifact) as event_log:
+        import_log(spec, raw, event_log)
+        counters = Counters.rebuild(served, event_log, raw.items, raw.users)
+        held_out = HeldOut(served, examples, loaded.encoder, event_log, counters, raw.items, raw.users)
+        plans = ladder_plans(loaded, settings.candidates)
+        tuned = fit_precision(held_out, loaded.model, plans, settings, on_phase=on_phase)
+    if write:
+        on_phase(f"written: {write_policy(tuned.policy, Path(artifact))}")
+    return tuned
+
+
+def ladder_plans(artifact: Artifact, usual: int | None) -> list[Plan]:
+    """Rungs of the artifact's ladder that run more than the router, spread over it; or made-up plans without one."""
+    levels = artifact.model.config.num_levels
+    if artifact.adaptive is None:
+        return default_plans(levels, usual or 1 << 20)
+    ladder = artifact.adaptive.ladder
+    usual = usual or ladder.usual
+    caps = [(usual, *(int(width) for width in row)) for row in ladder.caps(usual, 10)]
+    deeper = [plan for plan in caps if any(plan[1:])]
+    step = max(1, -(-(len(deeper) - 1) // (MOST_PLANS - 1)))
+    return [*deeper[:-1:step], deeper[-1]]
+
+
+def _check_plans(plans: tuple[Plan, ...], num_levels: int) -> None:
+    for plan in plans:
+        if len(plan) != num_levels or any(a < b for a, b in zip(plan[:-1], plan[1:], strict=True)) or plan[-1] < 0:
+            raise SpecError(
+                f"the plan {plan} does not fit: this model takes {num_levels} widths, router first, none growing"
+            )
