@@ -21,9 +21,10 @@ class KeepAliveClient:
         self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.host = host
 
-    def ask(self, method: str, path: str, body: bytes = b"") -> bytes:
+    def ask(self, method: str, path: str, body: bytes = b"", media_type: str = "application/json") -> bytes:
         """The body of the answer; raises RuntimeError where it is not a 200."""
-        head = f"{method} {path} HTTP/1.1\r\nHost: {self.host}\r\nContent-Length: {len(body)}\r\n\r\n"
+        head = f"{method} {path} HTTP/1.1\r\nHost: {self.host}\r\nContent-Type: {media_type}\r\n"
+        head += f"Content-Length: {len(body)}\r\n\r\n"
         self.socket.sendall(head.encode() + body)
         answer = bytearray()
         while (end := answer.find(b"\r\n\r\n")) < 0:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from depthrank.artifact import inspect_artifact, verify_artifact
+    from depthrank.client import AsyncClient, Client
     from depthrank.engine import Ranker
     from depthrank.errors import DepthrankError
     from depthrank.evaluate import evaluate as evaluate_artifact
@@ -22,6 +23,8 @@ __version__ = "0.1.0"
 
 __all__ = [
     "Answer",
+    "AsyncClient",
+    "Client",
     "DepthrankError",
     "EventBatch",
     "EventLog",
@@ -38,6 +41,8 @@ __all__ = [
 # evaluate_artifact, not evaluate: a room has that name, and importing it would replace the function.
 _HOME = {
     "Answer": "depthrank.schema:Answer",
+    "AsyncClient": "depthrank.client:AsyncClient",
+    "Client": "depthrank.client:Client",
     "DepthrankError": "depthrank.errors:DepthrankError",
     "EventBatch": "depthrank.events:EventBatch",
     "EventLog": "depthrank.events:EventLog",

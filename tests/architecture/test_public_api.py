@@ -10,6 +10,8 @@ import depthrank as dr
 
 NAMES = [
     "Answer",
+    "AsyncClient",
+    "Client",
     "DepthrankError",
     "EventBatch",
     "EventLog",
@@ -33,6 +35,11 @@ PARAMETERS = {
     "Ranker.rank": ["request"],
     "EventLog.open": ["url", "durable", "read_only"],
     "Spec.load": ["path"],
+    "Client": ["url", "token", "timeout_s"],
+    "AsyncClient": ["url", "token", "timeout_s"],
+    "Client.rank": ["request", "request_id"],
+    "Client.append": ["user", "item", "action", "time_ms", "event_id"],
+    "Client.history": ["user", "limit", "actions"],
 }
 REQUEST = ["user", "candidates", "context", "top", "time_ms", "deadline_ms", "budget", "mode", "explain"]
 
@@ -70,7 +77,7 @@ def test_every_name_loads_and_says_what_it_is(name: str) -> None:
 
 
 def test_a_name_that_is_not_there_says_what_is() -> None:
-    with pytest.raises(AttributeError, match="module 'depthrank' has no attribute 'rank'; it offers Answer, Dep"):
+    with pytest.raises(AttributeError, match="module 'depthrank' has no attribute 'rank'; it offers Answer, Asy"):
         dr.rank  # noqa: B018
 
 

@@ -39,9 +39,9 @@ def make_ranker(world: Any, tmp_path: Path) -> Iterator[Callable[..., Ranker]]:
     clock_ms = [NOW_MS]
     opened = []
 
-    def make(**options: Any) -> Ranker:
+    def make(artifact: Path = world.artifact, **options: Any) -> Ranker:
         log = open_log(f"lmdb:{tmp_path / 'events'}", clock=lambda: clock_ms[0])
-        made = Ranker(load_artifact(world.artifact), log, clock=lambda: clock_ms[0], owns_log=True, **options)
+        made = Ranker(load_artifact(artifact), log, clock=lambda: clock_ms[0], owns_log=True, **options)
         made.clock_ms = clock_ms  # type: ignore[attr-defined]
         opened.append(made)
         return made

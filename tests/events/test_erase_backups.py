@@ -106,7 +106,7 @@ def test_a_disk_that_fails_leaves_the_backup_whole(
         def full(*_: object) -> None:
             raise OSError(28, "No space left on device")
 
-        monkeypatch.setattr("depthrank.events.backup.os.fsync", full)
+        monkeypatch.setattr("depthrank.events.backup._write_synced", full)
         assert len(log.erase(SECRET).pending) == 1
     assert read_backup(tmp_path / "backup").manifest.events == 5
 

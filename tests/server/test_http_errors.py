@@ -38,7 +38,7 @@ EVENT = {"user": "u", "item": "1", "action": "click"}
         ("GET", "/v1/users/u/history?limt=5", b"", 422, "wrong_fields"),
         ("GET", "/v1/users/u/history?limit=" + "9" * 400, b"", 422, "wrong_fields"),
         ("GET", "/v1/items?" + "&".join(["id=1"] * 1001), b"", 413, "too_large"),
-        ("GET", "/v2", b"", 404, "not_found"),
+        ("GET", "/v3", b"", 404, "not_found"),
         ("GET", "/v1/users//history", b"", 404, "not_found"),
         ("DELETE", "/v1/users/u/history", b"", 404, "not_found"),
         ("DELETE", "/v1/users/u/more", b"", 404, "not_found"),

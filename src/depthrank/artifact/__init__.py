@@ -6,6 +6,7 @@ from depthrank.artifact.adaptive import model_identity
 from depthrank.artifact.cache import Cache, Held
 from depthrank.artifact.default_log import default_log_url
 from depthrank.artifact.delta_apply import Delta, apply_columns, apply_deltas, load_delta, with_delta
+from depthrank.artifact.delta_compact import compacted
 from depthrank.artifact.delta_folder import DeltaManifest, delta_folders, read_delta
 from depthrank.artifact.delta_make import make_delta
 from depthrank.artifact.fetch import fetch_artifact
@@ -31,6 +32,7 @@ __all__ = [
     "apply_columns",
     "apply_deltas",
     "check_policy",
+    "compacted",
     "default_log_url",
     "delta_folders",
     "fetch_artifact",

@@ -170,8 +170,9 @@ class Cache:
         (self.root / "incoming" / content).unlink(missing_ok=True)
 
     def used_bytes(self) -> int:
-        """Bytes of all blobs and of what has arrived."""
-        return sum(status.st_size for _, status in self._files("blobs", "incoming"))
+        """Bytes of all blobs, of what has arrived, and of files that lie in one artifact only."""
+        shared = sum(status.st_size for _, status in self._files("blobs", "incoming"))
+        return shared + sum(_own_bytes(tree) for tree in (self.root / "artifacts").iterdir() if tree.is_dir())
 
     def make_room(self, needed_bytes: int, keep: str | None = None) -> int:
         """Evict until ``needed_bytes`` more fit below the limit: unfinished files first, then artifacts by their last
@@ -183,8 +184,9 @@ class Cache:
             if excess > 0 and _remove_unlocked(path):
                 excess -= status.st_size
         for checksum in self._by_last_use():
+            own = _own_bytes(self._tree(checksum))
             if excess > 0 and checksum != keep and self._remove_artifact(checksum):
-                excess -= self._remove_unlinked()
+                excess -= own + self._remove_unlinked()
         if excess > 0:
             excess -= self._remove_unlinked()
         return before - excess
@@ -228,6 +230,16 @@ class Cache:
 
     def _lock_of(self, checksum: str) -> _Handle:
         return _Handle(self.root / "artifacts" / f"{checked_hash(checksum, 'the checksum of a manifest')}.lock")
+
+
+def _own_bytes(tree: Path) -> int:
+    """Bytes of the files below that no blob shares."""
+    found = 0
+    for path in tree.rglob("*"):
+        with suppress(FileNotFoundError):
+            status = path.lstat()
+            found += status.st_size if stat.S_ISREG(status.st_mode) and status.st_nlink == 1 else 0
+    return found
 
 
 def _check_ours(root: Path) -> None:

@@ -26,7 +26,7 @@ from depthrank.errors import ArtifactError, RequestError
 from depthrank.model import ElasticRanker
 from depthrank.precision import in_formats
 from depthrank.routing import AdaptivePolicy
-from depthrank.tables import PackedRows, RowFile, ServedTable, overlaid, packed_source, served_tables
+from depthrank.tables import PackedRows, RowFile, RowSource, ServedTable, overlaid, packed_source, served_tables
 
 
 @dataclass(frozen=True)
@@ -97,13 +97,13 @@ def with_delta(artifact: Artifact, delta: Delta) -> Artifact:
     """
     check_follows(artifact, delta)
     trained = artifact.trained or artifact.model
-    tables = _tables(trained, delta)
+    sources = _sources(trained, delta)
     if not delta.dense:
-        model = with_parts(artifact.model, tables, {})
-        kept = None if artifact.trained is None else with_parts(trained, tables, {})
+        model = with_tables(artifact.model, sources)
+        kept = None if artifact.trained is None else with_tables(trained, sources)
     else:
         _check_dense(trained, delta)
-        kept = model = with_parts(trained, tables, delta.dense)
+        kept = model = with_parts(with_tables(trained, sources), {}, delta.dense)
         if artifact.precision is not None and artifact.precision.policy is not None:
             model = in_formats(kept, artifact.precision.policy.choices)
         kept = None if artifact.trained is None else kept
@@ -157,6 +157,17 @@ def with_parts(model: ElasticRanker, tables: Mapping[str, ServedTable], dense: M
     return copied[""]  # type: ignore[return-value]
 
 
+def with_tables(model: ElasticRanker, sources: Mapping[str, RowSource]) -> ElasticRanker:
+    """The model with other sources behind some of its tables."""
+    tables, changed = served_tables(model), {}
+    for name, source in sources.items():
+        table = _shallow(tables[name])
+        assert isinstance(table, ServedTable)
+        table.source = source
+        changed[name] = table
+    return with_parts(model, changed, {})
+
+
 def _shallow(module: nn.Module) -> nn.Module:
     """Another module with the same parts."""
     made = module.__new__(type(module))
@@ -166,9 +177,10 @@ def _shallow(module: nn.Module) -> nn.Module:
     return made
 
 
-def _tables(model: ElasticRanker, delta: Delta) -> dict[str, ServedTable]:
+def _sources(model: ElasticRanker, delta: Delta) -> dict[str, RowSource]:
     """The tables that change, over the same base; raises ArtifactError where rows do not fit."""
-    tables, changed = served_tables(model), {}
+    tables = served_tables(model)
+    changed: dict[str, RowSource] = {}
     for name, (row_C, packed) in delta.rows.items():
         if name not in tables:
             raise ArtifactError(f"{delta.folder}: there is no table {name}; there are {', '.join(tables)}")
@@ -179,10 +191,7 @@ def _tables(model: ElasticRanker, delta: Delta) -> dict[str, ServedTable]:
             raise ArtifactError(f"{delta.folder}: rows of {name} are {found}, the table has {expected}")
         if bool(torch.isin(tables[name].row_map.padding_rows(), row_C).any()):
             raise ArtifactError(f"{delta.folder} changes padding rows of {name}, which are zeros by definition")
-        table = _shallow(tables[name])
-        assert isinstance(table, ServedTable)
-        table.source = overlaid(source, row_C, packed)
-        changed[name] = table
+        changed[name] = overlaid(source, row_C, packed)
     return changed
 
 

@@ -42,6 +42,7 @@ from depthrank.features import FeatureEncoder
 from depthrank.model import ElasticRanker, ModelConfig
 from depthrank.routing import AdaptivePolicy
 from depthrank.schema import Spec
+from depthrank.tables import OverlaidRows, served_tables
 
 REPORT_NAME = "report.html"
 
@@ -98,6 +99,12 @@ class Artifact:
     def served_id(self) -> str:
         """What answers name: the model's id, and how many deltas are applied."""
         return f"{self.manifest.model_id}+{self.sequence}" if self.sequence else self.manifest.model_id
+
+    @property
+    def rows_overlaid(self) -> int:
+        """Table rows that lie in overlays, over the tables that are mapped."""
+        sources = (table.source for table in served_tables(self.model).values())
+        return sum(source.row_C.shape[0] for source in sources if isinstance(source, OverlaidRows))
 
     def touch_ahead(self) -> int:
         """Bring the files into memory, embedding tables last, as far as there is room; returns the bytes."""

@@ -23,6 +23,7 @@ from depthrank.cli import (
     serve,
     token,
     train,
+    tune,
 )
 from depthrank.errors import DepthrankError
 

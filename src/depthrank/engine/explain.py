@@ -33,7 +33,7 @@ def explain(job: Job, scores: Scores, best: list[int]) -> dict[str, Any]:
         "user": str(job.request.user),
         "user_known": bool(job.user_row[0] > 0),
         "history_length": job.history_length,
-        "user_state": None if job.user is None else {"found": job.user.warmth, "new_tokens": job.user.new_tokens},
+        "user_state": None if job.user is None else job.user.told(),
         "num_candidates": len(job.candidates),
         "scored": scores.scored,
         "decision": None if job.depth is None else job.depth.facts(),

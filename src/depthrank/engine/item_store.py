@@ -79,8 +79,11 @@ class ItemStore:
         """Rows encoded by another model, by default by that of the store."""
         return self._encode(rows, model or self._model)
 
-    def publish(self, rows: NDArray[np.int64], fresh: ItemSide, model: ElasticRanker | None = None) -> None:
-        """Replace rows (ascending) by their fresh values; ``model``: a delta's, which encodes from now on."""
+    def publish(
+        self, rows: NDArray[np.int64], fresh: ItemSide, model: ElasticRanker | None = None, *, outdates: bool = False
+    ) -> None:
+        """Replace rows (ascending) by their fresh values. ``model`` encodes from now on; ``outdates``: by a delta, what
+        was encoded from the old values may serve on for a while."""
         index, size = torch.from_numpy(rows), int(rows.max(initial=-1)) + 1
         with self._lock:
             self._version += 1
@@ -88,7 +91,7 @@ class ItemStore:
             self._grow(size)
             for own, new in zip(self._side.parts(), fresh.parts(), strict=True):
                 own[index] = new
-            (self._changed_V if model is None else self._outdated_V)[rows] = self._version
+            (self._outdated_V if outdates else self._changed_V)[rows] = self._version
             self._changed_V[self._size : size] = self._version  # they were row 0 until now
             self._size = max(self._size, size)
             self._model = model or self._model

@@ -141,8 +141,8 @@ class Job:
     def _begin_user(self) -> RequestState:
         """The user's state, cached, extended or fresh, and what the request adds to it."""
         generation = self.generation
-        key = generation.artifact.manifest.model_id, str(self.request.user)
-        self.user = encode_user(generation.artifact.model, generation.states, key, self.history, self.snapshot)
+        model, key = generation.artifact.model, (generation.artifact.manifest.model_id, str(self.request.user))
+        self.user = encode_user(model, generation.states, key, self.history, self.snapshot, generation.now)
         return self.begin(self.encoded_request, self.history, self.user.state)
 
     def _account_user(self, pace: Pace) -> None:

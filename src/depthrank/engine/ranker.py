@@ -20,14 +20,26 @@ import msgspec
 import numpy as np
 import torch
 
-from depthrank.artifact import Artifact, default_log_url, is_remote, load_artifact, with_precision
+from depthrank.artifact import (
+    Artifact,
+    Cache,
+    apply_deltas,
+    compacted,
+    default_log_url,
+    is_remote,
+    load_artifact,
+    with_precision,
+)
 from depthrank.catalogue import Catalogue, UpsertResult
 from depthrank.engine.candidates import resolve_candidates
 from depthrank.engine.depth import AdaptiveDepth, Depth, FixedDepth
 from depthrank.engine.economy import Economy
 from depthrank.engine.explain import explain
 from depthrank.engine.generation import Generation
+from depthrank.engine.item_store import ItemSnapshot
 from depthrank.engine.job import Job
+from depthrank.engine.overlay import DeltaReport, Prepared, prepare, publish
+from depthrank.engine.overlay_ages import StateAges
 from depthrank.engine.pace import Chunk, Pace
 from depthrank.engine.record import Seen, record_of
 from depthrank.engine.run_plan import Scores
@@ -36,7 +48,7 @@ from depthrank.engine.shown_history import shown_history
 from depthrank.engine.timings import Timings
 from depthrank.engine.user_states import DEFAULT_STATE_BYTES, UserStates
 from depthrank.engine.valuation import value_factor
-from depthrank.errors import LogError
+from depthrank.errors import ArtifactError, LogError
 from depthrank.events import AppendResult, EraseResult, EventBatch, EventLog, HistoryBatch, now_ms, open_log
 from depthrank.features import EncodedHistory
 from depthrank.routing import AdaptivePolicy, DecisionInputs, fixed_plan, plan_within_budget
@@ -64,10 +76,11 @@ class Ranker:
         owns_log: bool = False,
         user_state_bytes: int = DEFAULT_STATE_BYTES,
         trace: Callable[[list[Chunk]], None] | None = None,
+        state_max_age_s: float = 0.0,
     ) -> None:
         """``user_state_bytes`` bounds the cache of encoded histories (0: none); ``trace`` is told the chunks of work of
-        every request that was ranked."""
-        self.artifact, self.log, self.limits = artifact, log, limits or Limits()
+        every request that was ranked; ``state_max_age_s``: how long a history encoded before a delta may serve."""
+        self.log, self.limits = log, limits or Limits()
         self.spec: Spec = artifact.spec
         self._clock, self._monotonic_s, self._owns_log = clock, monotonic_s, owns_log
         self._wall_clock = getattr(artifact.spec.dataset.main, "time", None) != "order"
@@ -75,7 +88,9 @@ class Ranker:
         self.price: float | None = None  # of compute, for the adaptive policy; None: the policy's own
         self._trace = trace
         self.states = UserStates(user_state_bytes)
-        self.generation = Generation(artifact, log, self.states)
+        self._ages = StateAges(state_max_age_s, monotonic_s)
+        self.generation = Generation(artifact, log, self.states, self._ages)
+        self._switch, self._one_delta = threading.Lock(), threading.Lock()
 
     @classmethod
     def load(
@@ -87,31 +102,42 @@ class Ranker:
         user_state_bytes: int = DEFAULT_STATE_BYTES,
         copy: bool = False,
         precision: Literal["policy", "fp32"] = "policy",
+        deltas: str | Path | None = None,
+        state_max_age_s: float = 0.0,
     ) -> Ranker:
         """Load the artifact at ``path``; ``log`` is a log, its URL, or None for the folder ``events`` beside it.
 
         A URL (s3://..., memory://...) is copied into the local cache and verified on the way; it needs a ``log``.
         ``copy`` serves a folder from such a copy too: what happens to its files then cannot end this process.
         ``user_state_bytes`` bounds the cache of encoded histories; 0 turns it off. ``precision``: layers in the formats
-        that `depthrank tune` chose on this machine, where it did, or all in fp32.
+        that `depthrank tune` chose on this machine, where it did, or all in fp32. ``deltas``: a folder whose deltas are
+        applied, all there are; ``state_max_age_s``: how long a history encoded before a later one may serve.
         Raises ArtifactError or LogError, each with the one reason.
         """
         if log is None and is_remote(path):
             raise LogError(f"{path} has no event log beside it: name one, such as log='lmdb:events'")
         artifact = with_precision(load_artifact(path, copy=copy), path, precision)
+        if deltas is not None:
+            artifact = apply_deltas(artifact, deltas)
+        options: dict[str, Any] = {"user_state_bytes": user_state_bytes, "state_max_age_s": state_max_age_s}
         if isinstance(log, EventLog):
-            return cls(artifact, log, limits=limits, user_state_bytes=user_state_bytes)
+            return cls(artifact, log, limits=limits, **options)
         opened = open_log(log or default_log_url(path))
         try:
-            return cls(artifact, opened, limits=limits, owns_log=True, user_state_bytes=user_state_bytes)
+            return cls(artifact, opened, limits=limits, owns_log=True, **options)
         except BaseException:
             opened.close()
             raise
 
     @property
+    def artifact(self) -> Artifact:
+        """What is served now, deltas included."""
+        return self.generation.artifact
+
+    @property
     def model_id(self) -> str:
-        """Name and content hash of the model version."""
-        return self.artifact.manifest.model_id
+        """Name and content hash of the model version, and how many deltas are applied."""
+        return self.artifact.served_id
 
     @property
     def items(self) -> Catalogue:
@@ -140,19 +166,18 @@ class Ranker:
         """
         torch.get_num_threads()  # a new thread obeys torch.set_num_threads in oneDNN products only after this call
         started = self._monotonic_s() if arrived_s is None else arrived_s
-        timings, reasons, generation = Timings(self._monotonic_s), list[str](), self.generation
+        timings, reasons = Timings(self._monotonic_s), list[str]()
         with timings.stage("check"):
             if not checked:
                 request = check_request(request, self.limits, wall_clock=self._wall_clock)
         time_ms = self._now() if request.time_ms is None else request.time_ms
         with timings.stage("candidates"):
-            upserts = generation.last_upsert
-            snapshot = generation.store.snapshot()
+            generation, snapshot, upserts = self._view()
             candidates = resolve_candidates(request, generation.items, snapshot.size)
             factor_N = value_factor(self.spec, candidates.columns, len(candidates), reasons)
         with timings.stage("history"):
             ticket = self.states.ticket()
-            history = self._read_history(str(request.user), time_ms, reasons)
+            history = self._read_history(generation, str(request.user), time_ms, reasons)
         job = Job(generation, snapshot, request, candidates, factor_N, history, time_ms, timings, ticket)
         pace = self._pace(math.inf if request.deadline_ms is None else started + request.deadline_ms / 1e3)
         scores = job.run(pace, self._choose if price is None else partial(self._choose, price=price))
@@ -166,7 +191,7 @@ class Ranker:
         timings.ms["total"] = (self._monotonic_s() - started) * 1e3
         answer = Answer(
             request_id=request_id or uuid.uuid4().hex,
-            model=self.model_id,
+            model=generation.artifact.served_id,
             items=items,
             plan=list(job.widths),
             candidates_scored=scores.scored,
@@ -178,6 +203,54 @@ class Ranker:
         if record:
             answer.record = record_of(job, scores, pace, answer, Seen(started, self.log_position(), upserts))
         return answer
+
+    def _view(self) -> tuple[Generation, ItemSnapshot, int]:
+        """What a request sees from its start to its end: the generation, its items, the newest upsert applied."""
+        with self._switch:
+            generation = self.generation
+            upserts = generation.last_upsert
+            return generation, generation.store.snapshot(), upserts
+
+    def apply_delta(self, path: str | Path) -> DeltaReport:
+        """Put the next delta into service; the request after it sees all of it, those that run see none of it.
+
+        Raises ArtifactError where the delta is damaged, is not the next one or does not fit; nothing has changed then.
+        """
+        with self._one_delta:
+            return self.publish_delta(self.prepare_delta(path))
+
+    def prepare_delta(self, path: str | Path) -> Prepared:
+        """The first step of ``apply_delta``, which may take long and changes nothing; for several rankers at once."""
+        return prepare(self.generation, path)
+
+    def publish_delta(self, prepared: Prepared) -> DeltaReport:
+        """The second step: publish what was prepared. Raises ArtifactError where another was published meanwhile."""
+        if prepared.over is not self.generation:
+            raise ArtifactError(
+                f"{prepared.delta.folder} was prepared for {prepared.over.artifact.served_id}: prepare it again"
+            )
+        report = publish(prepared, self._point, self._switch)
+        logger.info("%s serves: %s", report.model, report)
+        return report
+
+    def compact(self, cache: Cache | None = None) -> bool:
+        """Write changed rows and their table into one new file and serve from there; False where no row is changed.
+
+        Answers do not change. It reads and writes whole tables: run it beside the traffic, not in its way.
+        """
+        with self._one_delta:
+            before = self.generation
+            artifact = compacted(before.artifact, cache)
+            if artifact is before.artifact:
+                return False
+            with self._switch:
+                before.store.publish(np.zeros(0, np.int64), before.store.encode(np.zeros(0, np.int64)), artifact.model)
+                self.generation = before.after(artifact, before.store, same_encoder=True)
+            return True
+
+    def _point(self, generation: Generation) -> None:
+        self._ages.publish(generation.artifact.sequence)
+        self.generation = generation
 
     def log_position(self) -> int | None:
         """The log's newest position; None where it cannot be read now."""
@@ -191,21 +264,22 @@ class Ranker:
 
     def _choose(self, job: Job, scores: Scores, pace: Pace, price: float | None = None) -> Depth:
         """How deep a request goes whose candidates level 0 has scored."""
-        request, n, policy = job.request, len(job.candidates), self.generation.policy
+        request, n, generation = job.request, len(job.candidates), job.generation
+        policy = generation.policy
         depth: Depth
         if request.mode == "adaptive" and policy is not None:
             depth = AdaptiveDepth.decide(policy, self._decision_inputs(policy, job, scores, pace, price))
         elif request.mode == "adaptive" and request.budget is not None:
-            depth = FixedDepth(plan_within_budget(request.budget, n, self.generation.flops))
+            depth = FixedDepth(plan_within_budget(request.budget, n, generation.flops))
         else:
-            depth = FixedDepth(fixed_plan(request.mode, n, self.artifact.model.config.num_levels))
+            depth = FixedDepth(fixed_plan(request.mode, n, generation.artifact.model.config.num_levels))
         scores.reasons.extend(depth.reasons)
         return depth
 
     def _decision_inputs(
         self, policy: AdaptivePolicy, job: Job, scores: Scores, pace: Pace, price: float | None = None
     ) -> DecisionInputs:
-        request, model = job.request, self.artifact.model
+        request, model = job.request, job.generation.artifact.model
         signals = policy.signals(
             np.where(scores.level_N < 0, np.nan, scores.value_N),
             request.top,
@@ -223,23 +297,23 @@ class Ranker:
             time_left_ms=pace.left_ms() if pace.has_deadline else None,
             price=self.price if price is None else price,
             warm=job.seen.view.state.depth >= model.config.encoder_layers,
-            rates=self.generation.costs.rates,
+            rates=job.generation.costs.rates,
         )
 
     def _now(self) -> int:
         """The time of a request that names none: after every acknowledged event, as a history ends before its time."""
         return max(self._clock(), self._newest_event_ms + 1)
 
-    def _read_history(self, user: str, time_ms: int, reasons: list[str]) -> EncodedHistory:
+    def _read_history(self, generation: Generation, user: str, time_ms: int, reasons: list[str]) -> EncodedHistory:
         """The user's events as of the request; a log that cannot be read degrades the answer and says so."""
         as_of = np.array([time_ms], dtype=np.int64)
         rows, actions = self.spec.history_events, self.spec.history_actions
         try:
-            return self.generation.encode_history(self.log.histories([user], as_of, rows, actions), time_ms)
+            return generation.encode_history(self.log.histories([user], as_of, rows, actions), time_ms)
         except LogError as error:
             logger.warning("the event log cannot be read: %s", error)  # it may name paths: not for a client
             reasons.append("the event log cannot be read: ranked without history")
-            return self.generation.encode_history(_no_events(), time_ms)
+            return generation.encode_history(_no_events(), time_ms)
 
     def append(self, events: EventBatch) -> AppendResult:
         """Append events to the log and feed the counters; returns when they are durable and readable."""
@@ -293,7 +367,7 @@ class Ranker:
         """What is being served."""
         manifest, config, generation = self.artifact.manifest, self.artifact.model.config, self.generation
         return {
-            "model": manifest.model_id,
+            "model": self.artifact.served_id,
             "name": manifest.name,
             "created_ms": manifest.created_ms,
             "tasks": list(config.tasks),
@@ -304,6 +378,8 @@ class Ranker:
             "catalogue_generation": generation.items.generation,
             "upserts_refused": generation.replayed.refused,
             "log_position_trained": manifest.log_position,
+            "deltas": self.artifact.sequence,
+            "rows_changed": self.artifact.rows_overlaid,
             "precision": {} if self.artifact.precision is None else self.artifact.precision.facts(),
         }
 
@@ -314,9 +390,12 @@ class Ranker:
             "user_states_warm": counts["hits"],
             "user_states_extended": counts["extends"],
             "user_states_cold": counts["misses"],
+            "user_states_older": counts["older"],
             "user_states_evicted": counts["evicted"],
             "user_states_held": counts["users"],
             "user_state_bytes": counts["bytes"],
+            "deltas_applied": self.artifact.sequence,
+            "rows_overlaid": self.artifact.rows_overlaid,
             **{f"cost_error_{name}": error for name, error in errors.items()},
         }
 

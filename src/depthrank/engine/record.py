@@ -63,7 +63,7 @@ def record_of(job: Job, scores: Scores, pace: Pace, answer: Answer, seen: Seen) 
         "log_position": seen.log_position,
         "last_upsert": seen.last_upsert,
         "history_length": job.history_length,
-        "user_state": None if job.user is None else {"found": job.user.warmth, "new_tokens": job.user.new_tokens},
+        "user_state": None if job.user is None else job.user.told(),
         "price": None if decision is None else decision["inputs"]["price"],
         "decision": decision,
         "chunks": [[chunk.stage, chunk.candidates] for chunk in pace.chunks],

@@ -24,6 +24,7 @@ def impression_action(spec: Spec) -> str:
 def served_events(spec: Spec, request: Request, answer: Answer, now_ms: int) -> EventBatch:
     """The impressions of an answer, in shown order, with deterministic event ids (a repeat is a no-op)."""
     shown = answer.items
+    propensities = [] if answer.after is msgspec.UNSET else answer.after.get("propensities", [])
     candidate_values = _columns_by_item(request, {item.item for item in shown})
     extra = [
         _PACK.encode(
@@ -33,9 +34,10 @@ def served_events(spec: Spec, request: Request, answer: Answer, now_ms: int) -> 
                 "model": answer.model,
                 "level": item.level,
                 "value": item.value,
+                **({"propensity": propensities[place]} if place < len(propensities) else {}),
             }
         )
-        for item in shown
+        for place, item in enumerate(shown)
     ]
     n = len(shown)
     return EventBatch(

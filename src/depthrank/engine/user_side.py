@@ -6,6 +6,7 @@ Legend: L history tokens, P = L + 1 positions, D width.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -37,6 +38,10 @@ class UserSide:
     def state(self) -> UserState:
         """The state; levels deepen it."""
         return self.encoded.state
+
+    def told(self) -> dict[str, Any]:
+        """How it was found, for explanations and records."""
+        return {"found": self.warmth, "new_tokens": self.new_tokens, "older": self.older}
 
     @property
     def worth_keeping(self) -> bool:
@@ -70,10 +75,10 @@ def encode_user(
     """The state of a history, at least as deep as the router reads, and counted in ``states``; nothing is kept yet."""
     tokens = tokens_of(history)
     held = states.find(key)
-    kept, older = (0, False) if held is None else _usable(held, tokens, items, now, key[1])
+    kept, older = (None, False) if held is None else _usable(held, tokens, items, now, key[1])
     sequence = 0 if now is None else now.sequence
     with torch.no_grad():
-        if held is None or (kept == 0 and (len(tokens) or _made_otherwise(held, now))):
+        if held is None or kept is None or (kept == 0 and len(tokens)):
             fresh = _fresh(model, tokens, items, sequence)
             user = UserSide(key, fresh, "cold", len(tokens), 0)
         else:
@@ -86,15 +91,11 @@ def encode_user(
     return user
 
 
-def _made_otherwise(held: EncodedUser, now: Now | None) -> bool:
-    """Whether the encoder is another since."""
-    return now is not None and held.made_by < now.encoder_since
-
-
 def _usable(
     held: EncodedUser, tokens: HistoryTokens, items: ItemSnapshot, now: Now | None, user: str
-) -> tuple[int, bool]:
-    """(tokens from the start on that are the same and still read as they were encoded, whether a delta outdated them).
+) -> tuple[int | None, bool]:
+    """(tokens from the start on that are the same and still read as they were encoded, whether a delta outdated them);
+    None where the encoder is another.
 
     What a delta outdated counts as the same for as long as it may serve.
     """
@@ -103,9 +104,11 @@ def _usable(
         kept = _until(items.differs(tokens.rows_L[:kept], held.item_version))
     if now is None or held.made_by == now.sequence:
         return kept, False
-    fitting = 0 if _made_otherwise(held, now) else _until(items.outdated(tokens.rows_L[:kept], held.made_version))
-    outdated = _made_otherwise(held, now) or fitting < kept
-    if outdated and now.ages.may_serve(held.made_by, user):
+    if held.made_by > now.sequence:
+        return None, False  # this request began before the delta, and stays there
+    same_encoder = held.made_by >= now.encoder_since
+    fitting = _until(items.outdated(tokens.rows_L[:kept], held.made_version)) if same_encoder else None
+    if fitting != kept and now.ages.may_serve(held.made_by, user):
         return kept, True
     return fitting, False
 

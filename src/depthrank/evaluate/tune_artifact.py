@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 
 from depthrank.artifact import Artifact, load_artifact
@@ -66,7 +67,7 @@ def ladder_plans(artifact: Artifact, usual: int | None) -> list[Plan]:
 
 def _check_plans(plans: tuple[Plan, ...], num_levels: int) -> None:
     for plan in plans:
-        if len(plan) != num_levels or any(a < b for a, b in zip(plan[:-1], plan[1:], strict=True)) or plan[-1] < 0:
+        if len(plan) != num_levels or any(a < b for a, b in pairwise(plan)) or plan[-1] < 0:
             raise SpecError(
                 f"the plan {plan} does not fit: this model takes {num_levels} widths, router first, none growing"
             )

@@ -11,12 +11,13 @@ import shutil
 from collections.abc import Iterator
 from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from depthrank.errors import LogError
 from depthrank.events.backup import Contents, read_backup, write_backup
-from depthrank.events.batch import EventBatch
+from depthrank.events.batch import EventBatch, Int64
 
 
 def erase_from_backup(folder: Path, user: str) -> int:
@@ -76,14 +77,15 @@ def _without(batches: Iterator[EventBatch], user: str) -> Iterator[EventBatch]:
     for batch in batches:
         rows = np.flatnonzero([who != user for who in batch.user])
         if len(rows):
-            columns = {f.name: getattr(batch, f.name) for f in fields(batch)}
-            yield EventBatch(**{name: _take(column, rows) for name, column in columns.items()})
+            columns: dict[str, Any] = {f.name: _take(getattr(batch, f.name), rows) for f in fields(batch)}
+            yield EventBatch(**columns)
 
 
-def _take(column: object, rows: np.ndarray) -> object:
+def _take(column: Any, rows: Int64) -> Any:
+    """Some rows of a column: an array's, a list's, or None."""
     if isinstance(column, np.ndarray):
         return column[rows]
-    return None if column is None else [column[row] for row in rows.tolist()]  # type: ignore[index]
+    return None if column is None else [column[row] for row in rows.tolist()]
 
 
 def _sync(folder: Path) -> None:

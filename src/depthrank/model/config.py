@@ -14,6 +14,7 @@ from depthrank.features import EncoderLayout, SideLayout
 from depthrank.model.foreign_inputs import ForeignInput
 from depthrank.schema import Spec
 from depthrank.schema.dataset import EventsFile
+from depthrank.schema.settings import ModelSettings
 from depthrank.tables import ROW_FORMATS, RowFormat, TableSlot
 
 _UNPLANNED = {"own_rows": None, "pool": (0, 0), "has_directory": False}
@@ -62,7 +63,7 @@ class LevelConfig:
 
     ``width`` of its candidate states (None: the encoder's). ``experts``: feed-forward parts per attention layer, of
     which a candidate runs through one. ``skipping``: share of training steps that leave out its last attention layers,
-    so that a request may.
+    so that a request may. ``cross_layers`` of crosses of raw inputs, of rank ``cross_rank``.
     """
 
     reads: tuple[int, ...]
@@ -72,6 +73,8 @@ class LevelConfig:
     width: int | None = None
     experts: int = 1
     skipping: float = 0.0
+    cross_layers: int = 0
+    cross_rank: int = 16
 
 
 @dataclass(frozen=True)
@@ -113,6 +116,7 @@ class ModelConfig:
     levels: tuple[LevelConfig, ...] = field(default_factory=lambda: (LevelConfig(reads=(0, 1)),))
     dropout: float = 0.1
     time_gaps: bool = True
+    recency: bool = True
     foreign: tuple[ForeignConfig, ...] = ()
 
     @property
@@ -131,6 +135,11 @@ class ModelConfig:
     def foreign_at(self, level: int) -> ForeignConfig | None:
         """The foreign module that is this level, if any; its LevelConfig is a place in the order only."""
         return next((f for f in self.foreign if f.level == level), None)
+
+    @property
+    def has_crosses(self) -> bool:
+        """Whether some level crosses raw inputs."""
+        return any(level.cross_layers for level in self.levels)
 
     @property
     def num_positions(self) -> int:
@@ -241,6 +250,7 @@ def derive_model_config(
         candidate=SideConfig.of(layout.candidate),
         history_length=spec.history.length,
         time_gaps=spec.model.time_gaps,
+        recency=spec.model.recency,
         **_FROM_SHOWN if not isinstance(spec.dataset.main, EventsFile) else {},
     )
     config = preset(config, spec.model.preset)
@@ -253,11 +263,17 @@ def derive_model_config(
     if settings.expert_layers is not None:
         reads = tuple(range(settings.expert_layers))
         config = replace(config, levels=(replace(config.levels[-1], reads=reads),))
-    levels = tuple(
-        replace(level, experts=settings.feed_forward_experts, skipping=settings.layer_skipping)
-        for level in config.levels
-    )
+    levels = tuple(_with_settings(level, settings) for level in config.levels[: settings.levels])
     return _with_foreign(replace(config, levels=levels), foreign)
+
+
+def _with_settings(level: LevelConfig, settings: ModelSettings) -> LevelConfig:
+    """The level as the spec's model section changes it."""
+    level = replace(level, experts=settings.feed_forward_experts, skipping=settings.layer_skipping)
+    for name in ("interaction_layers", "cross_layers"):
+        if (value := getattr(settings, name)) is not None:
+            level = replace(level, **{name: value})
+    return level
 
 
 def _with_foreign(config: ModelConfig, foreign: Sequence[ForeignConfig]) -> ModelConfig:

@@ -77,7 +77,8 @@ class ElasticRanker(nn.Module):
         self.summary_norm = norm(width)
         self.router: Router | ForeignLevel = _level_zero(config)
         self.candidate_start = nn.Linear((config.item_tokens + config.candidate_tokens) * width, width, bias=False)
-        self.experts = nn.ModuleList(_deeper_level(config, level) for level in range(1, config.num_levels))
+        crossed = self.request_features.num_inputs, config.item_tokens * width + self.candidate_features.num_inputs
+        self.experts = nn.ModuleList(_deeper_level(config, level, crossed) for level in range(1, config.num_levels))
 
     def fit_floats_(self, request_RF: Tensor, item_UF: Tensor, candidate_NF: Tensor) -> None:
         """Set the statistics of float columns from training rows of each side; once, before training."""
@@ -114,10 +115,12 @@ class ElasticRanker(nn.Module):
         rows_R = torch.arange(length_R.shape[0], device=length_R.device) if sequence_R is None else sequence_R
         assert state.routed_SPD is not None, "deepened to the router's layers above"
         summary_RD = self.summary_norm(state.routed_SPD[rows_R, length_R])
-        tokens_RTD = self.request_features(request.ids_RI, request.floats_RF)
+        inputs_RU = self.request_features.inputs(request.ids_RI, request.floats_RF)
+        tokens_RTD = self.request_features.tokens(inputs_RU)
         user = self.router.user_vector(summary_RD, tokens_RTD) if isinstance(self.router, Router) else None
         with_user_RTD = torch.cat((tokens_RTD, summary_RD.unsqueeze(1)), dim=1)
-        view = RequestView(state, sequence_R, age_RP, visible_RP, length_R, with_user_RTD)
+        crossed = inputs_RU if self.config.has_crosses else None
+        view = RequestView(state, sequence_R, age_RP, visible_RP, length_R, with_user_RTD, crossed)
         return RequestState(view, user, ForeignRequests(request, items) if self.config.foreign else None)
 
     def user_vectors(self, state: UserState, requests: RoutedRequests) -> UserVector:
@@ -140,11 +143,13 @@ class ElasticRanker(nn.Module):
 
     def start(self, items: ItemSide, candidates: CandidateInputs) -> CandidateState:
         """Candidate states before level 1."""
-        own_NTD = self.candidate_features(candidates.ids_NI, candidates.floats_NF)
+        inputs_NX = self.candidate_features.inputs(candidates.ids_NI, candidates.floats_NF)
+        own_NTD = self.candidate_features.tokens(inputs_NX)
         item_NTD = items.of_candidates(items.tokens_UTD, candidates.rows_N)
         tokens_NTD = torch.cat((item_NTD, own_NTD), dim=1)
         source = (items, candidates) if self.config.foreign else None
-        return CandidateState(tokens_NTD, self.candidate_start(tokens_NTD.flatten(1)), source)
+        crossed = torch.cat((item_NTD.flatten(1), inputs_NX), dim=1) if self.config.has_crosses else None
+        return CandidateState(tokens_NTD, self.candidate_start(tokens_NTD.flatten(1)), source, crossed)
 
     def refine(
         self,
@@ -216,6 +221,6 @@ def _level_zero(config: ModelConfig) -> Router | ForeignLevel:
     return Router(config) if foreign is None else ForeignLevel(foreign, config.tasks)
 
 
-def _deeper_level(config: ModelConfig, level: int) -> nn.Module:
+def _deeper_level(config: ModelConfig, level: int, crossed: tuple[int, int]) -> nn.Module:
     foreign = config.foreign_at(level)
-    return Expert(config, level) if foreign is None else ForeignLevel(foreign, config.tasks)
+    return Expert(config, level, crossed) if foreign is None else ForeignLevel(foreign, config.tasks)

@@ -9,13 +9,14 @@ Legend: R requests, N candidates, D width, K tasks, T tokens.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
 
 from depthrank.model.blocks import Dropout, SwiGLU, norm
 from depthrank.model.config import ModelConfig
+from depthrank.model.cross import CrossNetwork
 from depthrank.model.inputs import CandidateInputs, CandidateLayout, ItemSide
 from depthrank.model.target_attention import TargetAttention
 from depthrank.model.user_encoder import UserState
@@ -26,17 +27,20 @@ from depthrank.model.wukong import WukongInteraction
 class CandidateState:
     """What levels hand on: the candidates' tokens [N, T, D] and their running state [N, D].
 
-    ``source``: item rows and candidate columns, where a foreign level reads them.
+    ``source``: item rows and candidate columns, where a foreign level reads them. ``inputs_NC``: what a cross network
+    reads of the candidates; None where no level has one.
     """
 
     tokens_NTD: Tensor
     x_ND: Tensor
     source: tuple[ItemSide, CandidateInputs] | None = None
+    inputs_NC: Tensor | None = None
 
     def select(self, index: Tensor) -> CandidateState:
         """The states of a sorted ``index``: survivors, gathered once."""
         source = None if self.source is None else (self.source[0], self.source[1].select(index))
-        return CandidateState(self.tokens_NTD[index], self.x_ND[index], source)
+        inputs_NC = None if self.inputs_NC is None else self.inputs_NC[index]
+        return CandidateState(self.tokens_NTD[index], self.x_ND[index], source, inputs_NC)
 
     @classmethod
     def joined(cls, states: Sequence[CandidateState]) -> CandidateState:
@@ -45,7 +49,13 @@ class CandidateState:
             return states[0]
         sources = [s.source for s in states if s.source is not None]
         source = (sources[0][0], CandidateInputs.joined([c for _, c in sources])) if sources else None
-        return cls(torch.cat([s.tokens_NTD for s in states]), torch.cat([s.x_ND for s in states]), source)
+        inputs = [s.inputs_NC for s in states if s.inputs_NC is not None]
+        return cls(
+            torch.cat([s.tokens_NTD for s in states]),
+            torch.cat([s.x_ND for s in states]),
+            source,
+            torch.cat(inputs) if inputs else None,
+        )
 
 
 @dataclass
@@ -58,6 +68,7 @@ class RequestView:
     visible_RP: Tensor
     length_R: Tensor
     tokens_RTD: Tensor
+    inputs_RU: Tensor | None = None  # what a cross network reads of the requests
 
     def select(self, index_R: Tensor) -> RequestView:
         """The view of some of the requests; states stay where they are."""
@@ -69,6 +80,7 @@ class RequestView:
             self.visible_RP[index_R],
             self.length_R[index_R],
             self.tokens_RTD[index_R],
+            None if self.inputs_RU is None else self.inputs_RU[index_R],
         )
 
     def keys_values(self, layer: int) -> tuple[Tensor, Tensor]:
@@ -82,7 +94,8 @@ class RequestView:
 class Expert(nn.Module):
     """One level: logits [N, K] and the next candidate states."""
 
-    def __init__(self, config: ModelConfig, number: int) -> None:
+    def __init__(self, config: ModelConfig, number: int, cross_inputs: tuple[int, int] = (0, 0)) -> None:
+        """Level ``number``; ``cross_inputs``: columns that a cross network reads of a request and of a candidate."""
         super().__init__()
         level = config.levels[number - 1]
         before, width, token_width = config.level_width(number - 1), config.level_width(number), config.width
@@ -91,15 +104,20 @@ class Expert(nn.Module):
         self.attention = nn.ModuleList(TargetAttention(config, width, level.experts) for _ in level.reads)
         self.token = nn.Linear(width, token_width, bias=False) if width != token_width else None
         num_candidate = config.item_tokens + config.candidate_tokens + 1
-        self.interaction = WukongInteraction(
-            config.request_tokens + 1,
-            num_candidate,
-            level.interaction_tokens,
-            level.interaction_rank,
-            token_width,
-            level.interaction_layers,
-        )
-        self.pool = nn.Linear(level.interaction_tokens * token_width, width, bias=False)
+        self.interaction: WukongInteraction | None = None
+        if level.interaction_layers:
+            self.interaction = WukongInteraction(
+                config.request_tokens + 1,
+                num_candidate,
+                level.interaction_tokens,
+                level.interaction_rank,
+                token_width,
+                level.interaction_layers,
+            )
+            self.pool = nn.Linear(level.interaction_tokens * token_width, width, bias=False)
+        self.cross: CrossNetwork | None = None
+        if level.cross_layers:
+            self.cross = CrossNetwork(*cross_inputs, level.cross_rank, level.cross_layers, len(config.tasks))
         self.head_norm = norm(width)
         self.head_mlp = SwiGLU(width, 2 * width, width)
         self.head = nn.Linear(width, len(config.tasks), bias=False)
@@ -141,10 +159,22 @@ class Expert(nn.Module):
             keys, values = view.keys_values(layer)
             x_RCD = attention(x_RCD, keys, values, view.age_RP, view.visible_RP, view.length_R)
         x_ND = layout.unpad(x_RCD)
+        pooled_ND = self._interact(x_ND, candidates, view, request_of_candidate_N)
+        pooled_ND = pooled_ND + self.dropout(self.head_mlp(self.head_norm(pooled_ND)))
+        correction_NK = self.head(self.head_norm(pooled_ND))
+        if self.cross is not None:
+            assert candidates.inputs_NC is not None and view.inputs_RU is not None
+            correction_NK = correction_NK + self.cross(candidates.inputs_NC, view.inputs_RU, request_of_candidate_N)
+        return logits_before_NK + correction_NK, replace(candidates, x_ND=pooled_ND)
+
+    def _interact(
+        self, x_ND: Tensor, candidates: CandidateState, view: RequestView, request_of_candidate_N: Tensor
+    ) -> Tensor:
+        """The states with what the tokens of request and candidate say together, [N, D]."""
+        if self.interaction is None:
+            return x_ND
         token_ND = x_ND if self.token is None else self.token(x_ND)
         tokens_NTD = torch.cat((candidates.tokens_NTD, token_ND.unsqueeze(1)), dim=1)
         mixed_NOD = self.interaction(tokens_NTD, view.tokens_RTD, request_of_candidate_N)
-        pooled_ND = x_ND + self.pool(mixed_NOD.flatten(1))
-        pooled_ND = pooled_ND + self.dropout(self.head_mlp(self.head_norm(pooled_ND)))
-        correction_NK = self.head(self.head_norm(pooled_ND))
-        return logits_before_NK + correction_NK, CandidateState(candidates.tokens_NTD, pooled_ND, candidates.source)
+        pooled_ND: Tensor = x_ND + self.pool(mixed_NOD.flatten(1))
+        return pooled_ND

@@ -48,13 +48,20 @@ class FeatureTokens(nn.Module):
 
     def forward(self, ids_nI: Tensor, floats_nF: Tensor) -> Tensor:
         """Tokens, float [n, T, D], from integer ids [n, I] and float columns [n, F]."""
-        n = ids_nI.shape[0]
+        return self.tokens(self.inputs(ids_nI, floats_nF))
+
+    def inputs(self, ids_nI: Tensor, floats_nF: Tensor) -> Tensor:
+        """What the tokens are made of: embeddings and float inputs side by side, float [n, X]."""
+        inputs = [self.floats(floats_nF.to(self.constant.dtype))]
+        if self.table is not None:
+            inputs.insert(0, self._dropped(self.table(ids_nI)).flatten(1))
+        return torch.cat(inputs, dim=1)
+
+    def tokens(self, x_nX: Tensor) -> Tensor:
+        """Tokens, float [n, T, D], from inputs [n, X]."""
+        n = x_nX.shape[0]
         tokens_nTD = self.constant.expand(n, self.num_tokens, self.width)
         if self.linear is not None and self.mlp is not None:
-            inputs = [self.floats(floats_nF.to(self.constant.dtype))]
-            if self.table is not None:
-                inputs.insert(0, self._dropped(self.table(ids_nI)).flatten(1))
-            x_nX = torch.cat(inputs, dim=1)
             mixed_nTD = (self.linear(x_nX) + self.mlp(x_nX)).view(n, self.num_tokens, self.width)
             tokens_nTD = tokens_nTD + mixed_nTD
         return self.norm(tokens_nTD)  # type: ignore[no-any-return]

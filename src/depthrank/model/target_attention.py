@@ -35,6 +35,7 @@ class TargetAttention(nn.Module):
         self.mlp_norm = norm(width)
         hidden = config.ffn_multiple * width
         self.mlp = SwiGLU(width, hidden, width) if experts == 1 else SparseExperts(width, hidden, width, experts)
+        self.recency = config.recency
         self.rotary = Rotary(config.width // config.heads, config.num_positions)
         self.dropout = Dropout(config.dropout)
 
@@ -48,6 +49,7 @@ class TargetAttention(nn.Module):
         """
         q_RHCd = split_heads(self.query(self.attention_norm(x_RCD)), self.heads)
         q_RHCd = self.rotary.at(q_RHCd, length_R + 1)
+        age_RP = age_RP if self.recency else torch.zeros_like(age_RP)
         bias_RH1P = self.age(age_RP).permute(0, 2, 1).unsqueeze(2)
         hidden = torch.finfo(bias_RH1P.dtype).min
         bias_RH1P = bias_RH1P.masked_fill(~visible_RP[:, None, None, :], hidden)

@@ -31,22 +31,27 @@ class Bf16Attention(AttentionLayer):
         self, q_nHQd: Tensor, k_nHPd: Tensor, v_nHPd: Tensor, bias: Tensor | None = None, *, causal: bool = False
     ) -> Tensor:
         """As the layer it stands for, to the precision of bf16."""
-        num_queries, num_keys = q_nHQd.shape[2], k_nHPd.shape[2]
-        q = (q_nHQd * q_nHQd.shape[-1] ** -0.5).to(torch.bfloat16)
-        k, v = k_nHPd.to(torch.bfloat16).transpose(-2, -1), v_nHPd.to(torch.bfloat16)
-        bias = None if bias is None else bias.to(torch.bfloat16)
-        rows = max(1, BLOCK_SCORES // max(1, q.shape[0] * q.shape[1] * num_keys))
-        out = q_nHQd.new_empty(q_nHQd.shape)
+        n, heads, num_queries, width = q_nHQd.shape
+        num_keys, bf16 = k_nHPd.shape[2], torch.bfloat16
+        q_bQd = (q_nHQd * width**-0.5).to(bf16).reshape(n * heads, num_queries, width)
+        k_bPd, v_bPd = (x.to(bf16).reshape(n * heads, num_keys, width) for x in (k_nHPd, v_nHPd))
+        bias_b1P = None
+        if bias is not None:
+            bias_b1P = bias.to(bf16).expand(n, heads, 1, num_keys).reshape(n * heads, 1, num_keys)
+        rows = max(1, BLOCK_SCORES // max(1, n * heads * num_keys))
+        out_bQd = torch.empty_like(q_bQd)
         for first in range(0, num_queries, rows):
             block = slice(first, min(first + rows, num_queries))
             seen = num_keys - num_queries + block.stop if causal else num_keys
-            scores = q[:, :, block] @ k[..., :seen]
-            if bias is not None:
-                scores += bias[..., :seen]
+            turned_bdP = k_bPd[:, :seen].transpose(1, 2)
+            if bias_b1P is None:
+                score_bQP = torch.bmm(q_bQd[:, block], turned_bdP)
+            else:
+                score_bQP = torch.baddbmm(bias_b1P[..., :seen], q_bQd[:, block], turned_bdP)
             if causal:
-                scores += _ahead(block.stop - block.start, seen, scores)
-            out[:, :, block] = scores.softmax(dim=-1) @ v[:, :, :seen]
-        return out
+                score_bQP += _ahead(block.stop - first, seen, score_bQP)
+            out_bQd[:, block] = torch.bmm(score_bQP.softmax(dim=-1), v_bPd[:, :seen])
+        return out_bQd.view(n, heads, num_queries, width).to(q_nHQd.dtype)
 
 
 def _ahead(num_queries: int, num_keys: int, like: Tensor) -> Tensor:

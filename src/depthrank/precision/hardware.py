@@ -51,7 +51,8 @@ class Hardware:
 
     def to_plain(self) -> dict[str, Any]:
         """For JSON, the fingerprint included."""
-        return {**asdict(self), "fingerprint": self.fingerprint}
+        plain: dict[str, Any] = msgspec.json.decode(msgspec.json.encode(asdict(self)))
+        return {**plain, "fingerprint": self.fingerprint}
 
 
 def examine_hardware(environment: Mapping[str, str] = os.environ) -> Hardware:

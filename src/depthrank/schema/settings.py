@@ -11,6 +11,7 @@ from depthrank.schema.byte_size import ByteSize
 from depthrank.schema.dataset import Count, Name, Section
 
 LearningRate = Annotated[float, Meta(gt=0, le=10)]
+Layers = Annotated[int, Meta(ge=0, le=64)]
 Fraction = Annotated[float, Meta(ge=0, lt=1)]
 
 
@@ -65,17 +66,25 @@ class ModelSettings(Section, frozen=True, kw_only=True):
 
     ``feed_forward_experts``: parts of every feed-forward block of the deeper levels, of which a candidate runs one.
     ``layer_skipping``: share of training steps in which those levels leave out their last attention layers, so that
-    a request may. ``foreign``: levels that are your own modules.
+    a request may. ``levels`` beyond the router: the preset's first so many; 0 leaves the router alone. Of each of them:
+    ``expert_layers`` of target attention (0: none), ``interaction_layers`` of tokens (0: none), and ``cross_layers``,
+    products of raw inputs, which pay where examples are few and columns tell much. ``time_gaps``: the encoder sees the
+    time between events; ``recency``: target attention sees how old they are. ``foreign``: levels that are your own
+    modules.
     """
 
     preset: Literal["demo", "small", "medium", "large"] = "demo"
     width: Count | None = None
     heads: Count | None = None
     encoder_layers: Count | None = None
-    expert_layers: Count | None = None
+    expert_layers: Layers | None = None
+    levels: Layers | None = None
+    interaction_layers: Layers | None = None
+    cross_layers: Layers | None = None
     dropout: Fraction | None = None
     feature_dropout: Fraction | None = None
     time_gaps: bool = True
+    recency: bool = True
     feed_forward_experts: Annotated[int, Meta(ge=1, le=64)] = 1
     layer_skipping: Fraction = 0.0
     foreign: tuple[ForeignSettings, ...] = ()

@@ -77,8 +77,7 @@ class Outcomes:
         """The answer has left; ``request`` has its time. Nothing here waits or fails."""
         if self._settings.log_served and answer.items:
             self.served.put(request, answer)
-            time_ms = self._clock() if request.time_ms is None else request.time_ms
-            self.drift.shown(request, answer, time_ms)
+            self.drift.shown(request, answer, self._clock())  # not the request's time, which a client may choose
         self.shadow.offer(request, answer)
 
     def events_came(self, events: EventBatch) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from depthrank.tables.fused_table import FusedTable, rows_left_out
 from depthrank.tables.overlay import OverlaidRows, PackedSource, RowSet, overlaid, packed_parts, packed_source
+from depthrank.tables.hot_rows import HotRows
 from depthrank.tables.row_file import RowFile, write_row_file
 from depthrank.tables.row_format import ROW_FORMATS, RowFormat, pack_rows, row_bytes, unpack_rows
 from depthrank.tables.row_map import RowMap, TableSlot
@@ -13,6 +14,7 @@ from depthrank.tables.served_table import ServedTable, served_tables
 __all__ = [
     "ROW_FORMATS",
     "FusedTable",
+    "HotRows",
     "OverlaidRows",
     "PackedRows",
     "PackedSource",

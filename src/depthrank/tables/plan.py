@@ -2,8 +2,8 @@
 
 An id that is looked up ``c`` times has c examples to learn from, so rows of its own go to the most frequent ids of all
 features together, whatever their feature. The others hash into their side's pool, two salted rows an id. A pool of P
-rows under n ids has a load of 2 n / P ids a row; what an id loses by sharing grows as load / (1 + load), weighted by its
-lookups. The share of rows that the pools get is the one for which the sum of that is least.
+rows under n ids has a load of 2 n / P ids a row; what a lookup loses by sharing is taken as log(1 + load). The share of
+rows that the pools get is the one for which the sum of that over all lookups is least.
 
 The format is the widest one in which at least ``EXACT_ENOUGH`` of all lookups read rows of their own, else the
 narrowest: a row of 4 bits loses far less than two ids in one row of 32.
@@ -14,6 +14,7 @@ benchmarks/quality/tables_memory.py.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -159,8 +160,8 @@ def _split(traffic: Sequence[SlotTraffic], own_rows: int, pool_rows: int) -> tup
     hashed = {side: 0 for side in sorted({t.side for t in traffic})}
     for t, rows in zip(traffic, own, strict=True):
         hashed[t.side] += t.slot.num_rows - rows
-    total = sum(hashed.values())
-    pools = {s: max(SALTS, int(pool_rows * n / total)) if n else 0 for s, n in hashed.items()} if total else {}
+    total, spare = sum(hashed.values()), pool_rows - SALTS * sum(n > 0 for n in hashed.values())
+    pools = {side: SALTS + int(spare * n / total) if n else 0 for side, n in hashed.items()} if total else {}
     return own, pools
 
 
@@ -172,7 +173,7 @@ def _expected_loss(traffic: Sequence[SlotTraffic], own: Sequence[int], pools: Ma
             ids[t.side] += t.slot.num_rows - rows
             lookups[t.side] += int(t.lookups_V[rows:].sum())
     loads = {side: SALTS * ids[side] / rows for side, rows in pools.items() if rows}
-    return sum(lookups[side] * load / (1 + load) for side, load in loads.items())
+    return sum(lookups[side] * math.log1p(load) for side, load in loads.items())
 
 
 def _described(

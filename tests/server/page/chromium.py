@@ -6,6 +6,7 @@ import base64
 import json
 import os
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -23,6 +24,13 @@ FLAGS = (
     "--remote-debugging-pipe",
 )
 PATIENCE_S = 20.0
+LAUNCH = """
+import fcntl, os, sys
+files = [fcntl.fcntl(int(number), fcntl.F_DUPFD, 10) for number in sys.argv[1:3]]
+os.dup2(files[0], 3), os.dup2(files[1], 4)
+os.execv(sys.argv[3], sys.argv[3:])
+"""
+"""The browser reads its file 3 and writes its file 4."""
 
 
 class Tab:
@@ -127,9 +135,9 @@ def chromium(profile: Path) -> Iterator[Tab]:
     """A browser with one tab; it ends with the block."""
     theirs_in, ours_out = os.pipe()
     ours_in, theirs_out = os.pipe()
-    command = f'exec {CHROMIUM} {" ".join(FLAGS)} --user-data-dir="$0" 3<&{theirs_in} 4>&{theirs_out}'
+    command = [str(CHROMIUM), *FLAGS, f"--user-data-dir={profile}"]
     process = subprocess.Popen(
-        ["sh", "-c", command, str(profile)],
+        [sys.executable, "-c", LAUNCH, str(theirs_in), str(theirs_out), *command],
         pass_fds=(theirs_in, theirs_out),
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,

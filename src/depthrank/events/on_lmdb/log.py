@@ -15,6 +15,7 @@ from depthrank.events.backup import Contents
 from depthrank.events.batch import EventBatch, Int64
 from depthrank.events.check_events import CheckedEvents, check_events, check_id, check_read, check_upsert
 from depthrank.events.history import NO_HISTORY, History, HistoryBatch
+from depthrank.events.known_backups import erase_from_backups, known_backups, remember_backup
 from depthrank.events.log import (
     NO_VERSION,
     AppendResult,
@@ -25,7 +26,6 @@ from depthrank.events.log import (
     VerifyReport,
     now_ms,
 )
-from depthrank.events.known_backups import erase_from_backups, known_backups, remember_backup
 from depthrank.events.on_lmdb import read_history, scan_log
 from depthrank.events.on_lmdb.compact import Removal, write_without
 from depthrank.events.on_lmdb.create import create, tidy

@@ -93,6 +93,7 @@ function requestRow(request, open) {
   const key = request.request_id + request.at_ms;
   const deepest = request.candidates_scored.findLastIndex(n => n > 0);
   const steps = request.candidates_scored.map((n, level) => el("span", { className: "step" + (level === deepest ? " deepest" : ""), title: `level ${level}` }, number(n)));
+  if (deepest < 0 && !request.refused) steps.splice(0, steps.length, el("span", { className: "soft" }, "input order"));
   const words = request.refused ? [el("span", { className: "tag" }, "turned away")] : request.degraded.length ? [el("span", { className: "tag" }, "degraded"), ` ${request.degraded[0]}`] : [];
   const who = request.user === null ? "(user not shown)" : request.user;
   const summary = el("summary", {},

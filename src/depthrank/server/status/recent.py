@@ -83,7 +83,7 @@ def told(seen: Seen, show_user: bool) -> dict[str, Any]:
         "model": seen.model,
         "plan": list(seen.plan),
         "candidates_scored": list(seen.scored),
-        "timings_ms": seen.timings_ms or {},
+        "timings_ms": {stage: round(ms, 3) for stage, ms in (seen.timings_ms or {}).items()},
         "degraded": [reason[:MOST_WORDS] for reason in seen.reasons],
         "refused": seen.refused,
         "story": story_of(seen),

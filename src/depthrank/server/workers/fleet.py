@@ -294,14 +294,21 @@ class Fleet:
         while not self._closing:
             self._look_for_hanging()
             await asyncio.sleep(LOOK_EVERY_S)
-        for slot in self._slots:
-            if slot.link is not None:
-                slot.link.close()
         for task in list(self._restarting):
             task.cancel()
             with suppress(asyncio.CancelledError):
                 await task
-        await asyncio.gather(*(reaped(slot.process) for slot in self._slots))
+        await asyncio.gather(*(self._finish(slot) for slot in self._slots))
+
+    @staticmethod
+    async def _finish(slot: Slot) -> None:
+        """Close the connection, which ends the engine, and wait for both."""
+        if slot.link is not None:
+            slot.link.close()
+            await slot.link.closed.wait()
+        if slot.connection is not None:
+            slot.connection.close()
+        await reaped(slot.process)
 
     async def _connect(self, slot: Slot) -> None:
         assert self._loop is not None and slot.connection is not None

@@ -77,6 +77,7 @@ class EngineLink(asyncio.Protocol):
         self._calls: dict[int, asyncio.Future[Any]] = {}
         self._transport: asyncio.WriteTransport | None = None
         self.ended = False
+        self.closed = asyncio.Event()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.WriteTransport)
@@ -105,6 +106,7 @@ class EngineLink(asyncio.Protocol):
             if not call.done():
                 call.set_exception(EngineEnded(f"engine process {self.process.pid} has ended"))
                 call.exception()  # whoever waits still sees it; nobody may be waiting
+        self.closed.set()
         self._on_ended()
 
     def send(self, message: ToEngine) -> None:

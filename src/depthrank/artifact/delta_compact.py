@@ -1,0 +1,51 @@
+"""Tables with overlays written out as one row file each, in the local cache, where all processes map the same ones."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+
+import msgspec
+from torch import Tensor
+
+from depthrank.artifact.cache import Cache
+from depthrank.artifact.delta_apply import with_tables
+from depthrank.artifact.manifest import MANIFEST_NAME
+from depthrank.artifact.store import Artifact
+from depthrank.tables import OverlaidRows, RowFile, packed_parts, served_tables, write_row_file
+
+SHARE_OF_TIME = 0.5
+"""How much of a core compaction takes at most: it has time, requests have not."""
+
+
+def compacted(artifact: Artifact, cache: Cache | None = None, pause: Callable[[float], None] = time.sleep) -> Artifact:
+    """The artifact with its overlays written in; itself where it has none. Scores are the same bit for bit.
+
+    Raises ArtifactError and StorageFullError where the cache cannot hold the files; the artifact serves on then.
+    """
+    sources = {name: table.source for name, table in served_tables(artifact.model).items()}
+    written = {name: source for name, source in sources.items() if isinstance(source, OverlaidRows)}
+    if not written:
+        return artifact
+    cache = cache or Cache()
+    while (held := cache.find(artifact.identity)) is None:
+        with cache.building(artifact.identity) as folder:
+            if folder is None:
+                continue
+            for name, source in written.items():
+                parts = _paced(packed_parts(source), pause)
+                write_row_file(folder / f"{name}.rows", parts, source.form, source.width, source.num_rows)
+            (folder / MANIFEST_NAME).write_bytes(msgspec.json.encode(artifact.delta))
+    fresh = {name: RowFile.open(held.path / f"{name}.rows").source() for name in written}
+    trained = None if artifact.trained is None else with_tables(artifact.trained, fresh)
+    return replace(artifact, model=with_tables(artifact.model, fresh), trained=trained)
+
+
+def _paced(parts: Iterator[Tensor], pause: Callable[[float], None]) -> Iterator[Tensor]:
+    """The parts, with pauses in between."""
+    started = time.monotonic()
+    for part in parts:
+        yield part
+        pause((time.monotonic() - started) * (1 / SHARE_OF_TIME - 1))
+        started = time.monotonic()
