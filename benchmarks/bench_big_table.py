@@ -138,12 +138,20 @@ def serve(path: str, how: str, order: str, capacity: int, seconds: float, cgroup
             hits.append((hot.stats.hits - before[0]) / (hot.stats.lookups - before[1]))
         times.append(1_000 * (time.perf_counter() - first))
     warm = times[-len(times) // 3 :]
-    told = {"rows": how, "order": order, "lookups": len(times), "resident_bytes": 0 if hot is None else hot.resident_bytes}
+    told = {
+        "rows": how,
+        "order": order,
+        "lookups": len(times),
+        "resident_bytes": 0 if hot is None else hot.resident_bytes,
+    }
     for name, part in (("cold", times[:COLD_LOOKUPS]), ("warm", warm)):
         p50, p99 = np.percentile(part, [50, 99])
         told[name] = {"p50_ms": round(float(p50), 3), "p99_ms": round(float(p99), 3), "max_ms": round(max(part), 3)}
     if hits:
-        told["hit_rate"] = {"cold": float(np.mean(hits[:COLD_LOOKUPS])), "warm": float(np.mean(hits[-len(hits) // 3 :]))}
+        told["hit_rate"] = {
+            "cold": float(np.mean(hits[:COLD_LOOKUPS])),
+            "warm": float(np.mean(hits[-len(hits) // 3 :])),
+        }
     if cgroup:
         told["cgroup"] = cgroup_numbers(Path(cgroup))
     print(json.dumps(told))
@@ -154,9 +162,8 @@ def main() -> None:
         path, how, order, capacity, seconds, cgroup = sys.argv[2:]
         serve(path, how, order, int(capacity), float(seconds), cgroup)
         return
-    from machine_facts import machine_facts
-
     from depthrank.schema.byte_size import ByteSize
+    from machine_facts import machine_facts
 
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--parameters", type=float, default=1e10)

@@ -4,14 +4,15 @@ r"""Table lookups beside TorchRec's EmbeddingBagCollection, one fused torch embe
 
 Single-valued: 20 features of 50,000 rows, width 64, one id a feature, for 1 row and 2,000 rows. Pooled: 8 features of
 200,000 rows, width 64, 20 ids a feature, 1,000 rows. Variants run in turn within one process, one thread; figures are
-medians over rounds of the mean of a round, ratios are medians of the ratios within a round. ``floor`` is the bytes that a
-lookup must touch (whole cache lines of its rows, its ids, its result) over the copy bandwidth measured here.
+medians over rounds of the mean of a round, ratios are medians of the ratios within a round. ``floor`` is the bytes that
+a lookup must touch (whole cache lines of its rows, its ids, its result) over the copy bandwidth measured here.
 
 TorchRec needs an environment of its own (FEASIBILITY: fbgemm-gpu-cpu 1.8 for torch 2.13); without it that rival is
 left out and the result says so:
 
     python -m venv /tmp/venv-torchrec
-    printf "$PWD/.venv/lib/python3.11/site-packages\n$PWD/src\n" > /tmp/venv-torchrec/lib/python3.11/site-packages/zz.pth
+    printf "$PWD/.venv/lib/python3.11/site-packages\n$PWD/src\n" > \
+        /tmp/venv-torchrec/lib/python3.11/site-packages/main.pth
     /tmp/venv-torchrec/bin/pip install --no-deps fbgemm-gpu-cpu==1.8.0 torchrec==1.8.0 tensordict pyvers orjson \
         importlib_metadata torchmetrics==1.0.3 tqdm pyre-extensions
     /tmp/venv-torchrec/bin/python benchmarks/bench_tables.py --json benchmarks/results/tables.json
@@ -34,9 +35,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 sys.path.insert(0, str(Path(__file__).parent))
-from machine_facts import COPIED_FLOATS, machine_facts, torch_facts
-
 from depthrank.tables import ROW_FORMATS, FusedTable, RowFile, ServedTable, TableSlot, row_bytes, write_row_file
+from machine_facts import COPIED_FLOATS, machine_facts, torch_facts
 
 WIDTH = 64
 SINGLE = {"features": 20, "rows": 50_000, "ids": 1}
@@ -124,7 +124,7 @@ def single(n: int, folder: Path) -> dict[str, Call]:
 
 
 def pooled(n: int, folder: Path) -> dict[str, Call]:
-    """Sums of 20 ids a feature, for n rows; the rivals sum, ours divides by the number of ids as well."""
+    """20 ids a feature, for n rows. Ours are means over the ids that are there; rivals are sums, but for the mean."""
     table, served = tables_of(POOLED, folder)
     k, features = POOLED["ids"], POOLED["features"]
     ids = torch.randint(1, POOLED["rows"], (n, features * k), generator=torch.Generator().manual_seed(1))
@@ -132,8 +132,15 @@ def pooled(n: int, folder: Path) -> dict[str, Call]:
     bags = torch.arange(0, n * features * k, k)
     packed = served["int8"].source.packed_VB.clone()  # type: ignore[attr-defined]
     byte_wise = torch.ops.quantized.embedding_bag_byte_rowwise_offsets
+
+    def byte_wise_mean() -> Tensor:
+        """The same function as ours: a mean over the ids that are there."""
+        summed = byte_wise(packed, (ids + first).flatten(), bags).view(n, features, WIDTH)
+        return summed.div_((ids != 0).view(n, features, k).sum(2, keepdim=True).clamp_min(1))
+
     calls: dict[str, Call] = {
         "torch byte-wise bag": lambda: byte_wise(packed, (ids + first).flatten(), bags),
+        "torch byte-wise bag, mean": byte_wise_mean,
         "torch fp32 bag": lambda: F.embedding_bag((ids + first).flatten(), table.weight, bags, mode="sum"),
     }
     collection = torchrec_of(table, POOLED)

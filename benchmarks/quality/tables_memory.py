@@ -32,15 +32,14 @@ import torch
 from torch import Tensor, nn
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from machine_facts import machine_facts, torch_facts
-
 from depthrank.cli.movielens import cached_wheel
 from depthrank.metrics import auc, normalized_entropy
 from depthrank.tables import FusedTable, RowFormat, TableSlot, pack_rows, row_bytes, unpack_rows
 from depthrank.tables.plan import FIRST_KNOWN, SlotTraffic, TablePlan, plan_tables
+from machine_facts import machine_facts, torch_facts
 
 WIDTH = 64
-FRACTIONS = (0.05, 0.1, 0.25, 0.5)
+FRACTIONS = (0.1, 0.5, 0.25)
 FOLDER = "recbole/dataset_example/ml-100k"
 SINGLE = ("user", "item", "age", "gender", "occupation", "zip", "year")
 SEVERAL = {"genres": 4, "title": 6}
@@ -118,12 +117,12 @@ def fit(slots: tuple[TableSlot, ...], parts: dict[str, tuple[Tensor, Tensor]], s
     torch.manual_seed(seed)
     net = Net(slots)
     dense = [p for name, p in net.named_parameters() if not name.startswith("table")]
-    groups = [{"params": [net.table.weight], "lr": 2e-3}, {"params": dense, "lr": 1e-3, "weight_decay": 1e-3}]
+    groups = [{"params": [net.table.weight], "lr": 4e-3}, {"params": dense, "lr": 2e-3, "weight_decay": 1e-3}]
     optimizer = torch.optim.AdamW(groups, weight_decay=0.0, fused=True)
     (ids, labels), best, kept = parts["train"], float("inf"), {}
     for _ in range(epochs):
         net.train()
-        for index in torch.randperm(len(ids)).split(1024):
+        for index in torch.randperm(len(ids)).split(2048):
             loss = nn.functional.binary_cross_entropy_with_logits(net(ids[index]), labels[index])
             optimizer.zero_grad()
             loss.backward()
@@ -154,7 +153,9 @@ def with_format(net: Net, ids: Tensor, form: RowFormat) -> np.ndarray:
     return found
 
 
-def equal_hash(ids: Tensor, traffic: list[SlotTraffic], fraction: float, seed: int) -> tuple[Tensor, tuple[TableSlot, ...]]:
+def equal_hash(
+    ids: Tensor, traffic: list[SlotTraffic], fraction: float, seed: int
+) -> tuple[Tensor, tuple[TableSlot, ...]]:
     """Every feature hashed into the same fraction of its rows; padding stays padding."""
     out, slots = ids.clone(), []
     for t in traffic:
@@ -166,45 +167,78 @@ def equal_hash(ids: Tensor, traffic: list[SlotTraffic], fraction: float, seed: i
     return out, tuple(slots)
 
 
-def measure(seed: int, likes: Likes, fractions: tuple[float, ...], epochs: int) -> list[dict[str, Any]]:
-    """Every variant of one seed."""
-    order = np.random.default_rng(seed).permutation(len(likes.label))
-    cut = {"train": order[: 8 * len(order) // 10], "validation": order[8 * len(order) // 10 : 9 * len(order) // 10]}
-    cut["test"] = order[9 * len(order) // 10 :]
-    ids, traffic = likes.encoded(cut["train"])
-    labels = torch.from_numpy(likes.label)
-    full_bytes = sum(t.slot.num_rows for t in traffic) * row_bytes("fp32", WIDTH)
-    test_label, test_user = likes.label[cut["test"]], likes.user[cut["test"]]
-    results = []
+class Runs:
+    """Every variant, of every seed; what the JSON file has already is not run again."""
 
-    def run(name: str, fraction: float, used: Tensor, slots: tuple[TableSlot, ...], size: int, form: RowFormat) -> Net:
-        started = time.perf_counter()
-        parts = {part: (used[index], labels[index]) for part, index in cut.items()}
-        net = fit(slots, parts, seed, epochs)
-        p = with_format(net, parts["test"][0], form)
-        found = {"variant": name, "fraction": fraction, "seed": seed, "bytes": size, "format": form}
-        found |= {"auc": auc(test_label, p), "ne": normalized_entropy(test_label, p)}
-        results.append({**found, "seconds": round(time.perf_counter() - started, 1)})
-        print(json.dumps(results[-1]), flush=True)
-        return net
+    def __init__(self, path: Path | None, epochs: int) -> None:
+        self.path, self.epochs, self.likes = path, epochs, Likes()
+        self.results: list[dict[str, Any]] = []
+        if path is not None and path.exists():
+            self.results = json.loads(path.read_text())["results"]
 
-    net = run("separate", 1.0, ids, tuple(t.slot for t in traffic), full_bytes, "fp32")
-    results += formats(net, ids[cut["test"]], test_label, test_user, seed)
-    for fraction in fractions:
+    def measure(self, seed: int, fraction: float) -> None:
+        """The variants at one fraction of the memory; the full size at 1."""
+        likes = self.likes
+        order = np.random.default_rng(seed).permutation(len(likes.label))
+        cut = dict(zip(("train", "validation", "test"), np.split(order, [80_000, 90_000]), strict=True))
+        ids, traffic = likes.encoded(cut["train"])
+        full_bytes = sum(t.slot.num_rows for t in traffic) * row_bytes("fp32", WIDTH)
+        if fraction == 1.0:
+            slots = tuple(t.slot for t in traffic)
+            net = self._run("separate", 1.0, seed, cut, ids, slots, full_bytes, "fp32")
+            if net is not None:
+                test = cut["test"]
+                self.results += formats(net, ids[test], likes.label[test], likes.user[test], seed)
+                self._save()
+            return
         hashed, slots = equal_hash(ids, traffic, fraction, seed)
         size = sum(s.num_rows for s in slots) * row_bytes("fp32", WIDTH)
-        run("hashed", fraction, hashed, slots, size, "fp32")
-        for name, form in (("planned", "fp32"), ("formats", "auto")):
-            plan: TablePlan = plan_tables(traffic, width=WIDTH, budget_bytes=int(fraction * full_bytes), row_format=form)
-            run(name, fraction, ids, plan.slots["all"], plan.bytes, plan.row_format)
-    return results
+        self._run("hashed", fraction, seed, cut, hashed, slots, size, "fp32")
+        for name, form in (("formats", "auto"), ("planned", "fp32")):
+            plan: TablePlan = plan_tables(
+                traffic, width=WIDTH, budget_bytes=int(fraction * full_bytes), row_format=form
+            )
+            self._run(name, fraction, seed, cut, ids, plan.slots["all"], plan.bytes, plan.row_format)
+
+    def _run(
+        self,
+        name: str,
+        fraction: float,
+        seed: int,
+        cut: dict[str, np.ndarray],
+        ids: Tensor,
+        slots: tuple[TableSlot, ...],
+        size: int,
+        form: RowFormat,
+    ) -> Net | None:
+        """Train and score one variant; None where that was done before."""
+        found = {"variant": name, "fraction": fraction, "seed": seed, "bytes": size, "format": form}
+        if any(found.items() <= r.items() for r in self.results):
+            return None
+        started, labels = time.perf_counter(), torch.from_numpy(self.likes.label)
+        parts = {part: (ids[index], labels[index]) for part, index in cut.items()}
+        net = fit(slots, parts, seed, self.epochs)
+        p, label = with_format(net, parts["test"][0], form), self.likes.label[cut["test"]]
+        found |= {"auc": auc(label, p), "ne": normalized_entropy(label, p)}
+        self.results.append({**found, "seconds": round(time.perf_counter() - started, 1)})
+        print(json.dumps(self.results[-1]), flush=True)
+        self._save()
+        return net
+
+    def _save(self) -> None:
+        if self.path is not None:
+            facts = {"machine": machine_facts("torch", "numpy") | torch_facts(), "width": WIDTH}
+            told = {"summary": summary(self.results), "results": self.results}
+            self.path.write_text(json.dumps(facts | told, indent=1) + "\n")
 
 
 def formats(net: Net, ids: Tensor, label: np.ndarray, user: np.ndarray, seed: int) -> list[dict[str, Any]]:
     """NE of quantised rows beside fp32, with a 95 % interval by bootstrap over users."""
     base, out = scored(net, ids), []
     _, index = np.unique(user, return_inverse=True)
-    draws = np.random.default_rng(seed).multinomial(index.max() + 1, np.full(index.max() + 1, 1 / (index.max() + 1)), 500)
+    draws = np.random.default_rng(seed).multinomial(
+        index.max() + 1, np.full(index.max() + 1, 1 / (index.max() + 1)), 500
+    )
     for form in ("bf16", "int8", "int4"):
         p = with_format(net, ids, form)
         losses = [-(label * np.log(q) + (1 - label) * np.log(1 - q)) for q in (base, p)]
@@ -225,12 +259,13 @@ def summary(results: list[dict[str, Any]]) -> dict[str, Any]:
     for r in results:
         if "auc" in r:
             grouped.setdefault(f"{r['variant']}@{r['fraction']}", []).append(r)
-    full = [r["auc"] for r in grouped["separate@1.0"]]
+    full_of = {r["seed"]: r["auc"] for r in grouped["separate@1.0"]}
+    full = list(full_of.values())
     spread = statistics.stdev(full) if len(full) > 1 else float("nan")
     told: dict[str, Any] = {"full_auc": statistics.mean(full), "full_auc_sd": spread}
     for name, rows in grouped.items():
         aucs = [r["auc"] for r in rows]
-        lost = [f - a for f, a in zip(full, aucs, strict=True)]
+        lost = [full_of[r["seed"]] - r["auc"] for r in rows]
         told[name] = {
             "auc": statistics.mean(aucs),
             "ne": statistics.mean(r["ne"] for r in rows),
@@ -241,8 +276,16 @@ def summary(results: list[dict[str, Any]]) -> dict[str, Any]:
         }
     for name in list(told):
         if name.startswith(("planned@", "formats@")):
-            hashed = told["hashed@" + name.partition("@")[2]]["auc_lost"]
+            hashed = told.get("hashed@" + name.partition("@")[2], {}).get("auc_lost")
             told[name]["of_hashed_loss"] = told[name]["auc_lost"] / hashed if hashed else None
+    for form in ("bf16", "int8", "int4"):
+        changes = [r for r in results if r["variant"] == "row format" and r["format"] == form]
+        if changes:
+            told[f"{form} rows"] = {
+                "ne_change": statistics.mean(r["ne_change"] for r in changes),
+                "bytes_of_fp32": changes[0]["bytes_of_fp32"],
+                "intervals": [[r["low"], r["high"]] for r in changes],
+            }
     return told
 
 
@@ -256,7 +299,9 @@ def draw(told: dict[str, Any], path: Path) -> None:
         figure.add_scatter(x=[p[0] for p in points], y=[p[1] for p in points], name=variant, mode="lines+markers")
     full = told["separate@1.0"]
     figure.add_scatter(x=[full["mb"]], y=[full["auc"]], name="separate tables, full size", mode="markers")
-    figure.update_layout(xaxis_title="MB of rows", yaxis_title="test AUC", title="MovieLens-100K likes", xaxis_type="log")
+    figure.update_layout(
+        xaxis_title="MB of rows", yaxis_title="test AUC", title="MovieLens-100K likes", xaxis_type="log"
+    )
     figure.write_html(path, include_plotlyjs="cdn")
 
 
@@ -264,20 +309,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--epochs", type=int, default=15)
-    parser.add_argument("--json", type=Path)
+    parser.add_argument("--json", type=Path, help="what it has already is not run again")
     parser.add_argument("--html", type=Path)
     parser.add_argument("--quick", action="store_true", help="one seed, a tenth of the memory only")
     args = parser.parse_args()
     torch.set_num_threads(1)
     torch.set_float32_matmul_precision("medium")
-    likes, results = Likes(), []
-    for seed in range(1 if args.quick else args.seeds):
-        results += measure(seed, likes, (0.1,) if args.quick else FRACTIONS, args.epochs)
-    told = summary(results)
+    runs = Runs(args.json, args.epochs)
+    for fraction in (1.0, 0.1) if args.quick else (1.0, *FRACTIONS):
+        for seed in range(1 if args.quick else args.seeds):
+            runs.measure(seed, fraction)
+    told = summary(runs.results)
     print(json.dumps(told, indent=1))
-    facts = {"machine": machine_facts("torch", "numpy") | torch_facts(), "width": WIDTH}
-    if args.json is not None:
-        args.json.write_text(json.dumps(facts | {"summary": told, "results": results}, indent=1) + "\n")
     if args.html is not None:
         draw(told, args.html)
 

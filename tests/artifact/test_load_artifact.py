@@ -18,6 +18,7 @@ from safetensors.torch import load_file, save_file
 from small_artifact import files_of, make_contents
 
 from depthrank.artifact import inspect_artifact, load_artifact, read_manifest, save_artifact, verify_artifact
+from depthrank.artifact.manifest import hash_file
 from depthrank.errors import ArtifactError, DepthrankError
 from depthrank.tables import pack_rows, served_tables, write_row_file
 
@@ -324,3 +325,29 @@ def test_the_manifest_is_plain_json_with_a_checksum_of_itself(artifact):
     plain = json.loads((artifact / "manifest.json").read_text())
     assert plain["format"] == 1 and len(plain["checksum"]) == 64
     assert msgspec.json.decode((artifact / "manifest.json").read_bytes())["files"].keys() == plain["files"].keys()
+
+
+def test_tables_of_the_first_releases_still_load_and_hostile_ones_do_not(artifact, reseal):
+    """They were float32 in ``.npy`` files, with anything in their padding rows."""
+    rows = torch.randn(load_artifact(artifact).model.item_features.table.source.packed_VB.shape)
+    table(artifact).unlink()
+    old = table(artifact).with_suffix(".npy")
+
+    def put(values: np.ndarray, allow_pickle: bool = False) -> None:
+        with old.open("wb") as file:
+            np.save(file, values, allow_pickle=allow_pickle)
+        manifest = read_manifest(artifact)
+        files = {n: f for n, f in manifest.files.items() if not n.endswith("item_features.rows")}
+        reseal(artifact, files={**files, "tables/item_features.npy": hash_file(old)})
+
+    put(rows.numpy())
+    source = load_artifact(artifact).model.item_features.table.source
+    assert torch.equal(source.rows(torch.tensor([1, 3])), rows[[1, 3]]) and not source.rows(torch.tensor([0])).any()
+    for spoilt in (rows.double().numpy(), rows[:-1].numpy(), np.asfortranarray(rows.numpy())):
+        put(spoilt)
+        with pytest.raises(ArtifactError, match=r"item_features.npy holds"):
+            load_artifact(artifact)
+    put(np.array([Bomb(artifact / "executed")], dtype=object), allow_pickle=True)
+    with pytest.raises(ArtifactError, match=r"item_features.npy cannot be mapped"):
+        load_artifact(artifact)
+    assert not (artifact / "executed").exists()

@@ -22,7 +22,7 @@ from depthrank.errors import DataError, FieldProblem
         (["rank", "a", "--request", "absent.json"], 1, "absent.json: No such file or directory"),
         (["log", "stats", "--log", "kafka:x"], 1, "no log backend is called 'kafka'"),
         (["log", "export", "--log", "lmdb:x", "--out", "f.csv"], 1, "expected a name that ends in .parquet"),
-        (["bench", "http://127.0.0.1:1"], 1, "give --requests F"),
+        (["bench", "http://127.0.0.1:1"], 1, "cannot be reached"),
         (["trian"], 2, "Did you mean 'train'"),
         (["train"], 2, "Missing argument 'SPEC'"),
         (["serve", "a", "--port", "99999"], 2, "Invalid value for '--port'"),

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -70,7 +69,8 @@ def test_answers_are_those_of_a_server_that_loaded_the_new_artifact(make_ranker,
     before = answers(ranker)
     for delta in steps["deltas"][:num_deltas]:
         report = ranker.apply_delta(delta)
-    assert answers(ranker) == answers(fresh) != before
+    found = answers(ranker)
+    assert all(map(close, found, answers(fresh))) and not any(map(close, found, before))
     assert report.sequence == num_deltas and report.rows and ranker.info()["deltas"] == num_deltas
     assert ranker.rank(ask()).model == f"{ranker.artifact.manifest.model_id}+{num_deltas}" == ranker.model_id
 
@@ -92,7 +92,7 @@ def test_a_delta_that_is_refused_changes_nothing(make_ranker, steps):
         ranker.apply_delta(steps["deltas"][1])
     prepared = ranker.prepare_delta(steps["deltas"][0])
     ranker.apply_delta(steps["deltas"][0])
-    with pytest.raises(ArtifactError, match="was prepared for world-.*: prepare it again"):
+    with pytest.raises(ArtifactError, match=r"was prepared for world-.*: prepare it again"):
         ranker.publish_delta(prepared)
     with pytest.raises(ArtifactError, match="applied already"):
         ranker.apply_delta(steps["deltas"][0])
@@ -102,52 +102,83 @@ def test_a_delta_that_is_refused_changes_nothing(make_ranker, steps):
 class Interruption:
     """A clock that publishes a delta the ``at``-th time a request asks for the time."""
 
-    def __init__(self, at: int) -> None:
-        self.at, self.asked, self.publish = at, -1, lambda: None
+    def __init__(self) -> None:
+        self.at, self.asked, self.publish = -1, 0, lambda: None
 
     def __call__(self) -> float:
-        if self.asked >= 0:
-            self.asked += 1
-            if self.asked == self.at:
-                thread = threading.Thread(target=self.publish)
-                thread.start()
-                thread.join()
+        self.asked += 1
+        if self.asked == self.at:
+            thread = threading.Thread(target=self.publish)
+            thread.start()
+            thread.join()
         return 0.0
 
 
-def ranked_across(make_ranker: Callable[..., Ranker], delta: Path, at: int) -> tuple[Any, str, int]:
-    """One request with a delta published at some moment of it: what was shown, by which model, times it looked."""
-    clock = Interruption(at)
-    ranker = make_ranker(monotonic_s=clock)
-    prepared = ranker.prepare_delta(delta)
-    clock.publish, clock.asked = lambda: ranker.publish_delta(prepared), 0
-    answer = ranker.rank(ask(explain=True))
-    return shown(answer), answer.model, clock.asked
+@dataclass
+class Across:
+    """A ranker without a state cache, one delta before ``delta``, which is prepared and published at some moment."""
+
+    ranker: Ranker
+    delta: Path
+    clock: Interruption
+
+    def rank(self, at: int) -> tuple[Any, int]:
+        """What one request shows with the delta published at its ``at``-th look at the clock (-1: never), and the
+        deltas that its answer names. Afterwards the ranker serves what it did before."""
+        ranker, before, store = self.ranker, self.ranker.generation, self.ranker.generation.store
+        prepared = ranker.prepare_delta(self.delta)
+        self.clock.publish = lambda: ranker.publish_delta(prepared)
+        self.clock.asked, self.clock.at = 0, at
+        answer = ranker.rank(ask(explain=True))
+        ranker._switch.generation, before.upserted.store = before, store
+        return shown(answer), int(answer.model.partition("+")[2] or 0)
 
 
-def test_a_request_is_of_one_generation_wherever_in_it_the_delta_is_published(make_ranker, steps):
-    new = {0: make_ranker(), 1: make_ranker(artifact=steps["new"][0])}
-    expected = {sequence: shown(ranker.rank(ask())) for sequence, ranker in new.items()}
-    _, _, moments = ranked_across(make_ranker, steps["deltas"][0], at=-1)
-    seen = set()
-    for moment in range(1, moments + 1):
-        found, model, _ = ranked_across(make_ranker, steps["deltas"][0], moment)
-        sequence = int(model.partition("+")[2] or 0)
-        assert found == expected[sequence], f"mixed at moment {moment} of {moments}"
-        seen.add(sequence)
-    assert seen == {0, 1}, "before and after the request took its view"
+@pytest.fixture
+def across(make_ranker, steps) -> Across:
+    """Over the delta with dense weights: it makes an item store of its own, so that all can be put back."""
+    clock = Interruption()
+    ranker = make_ranker(monotonic_s=clock, user_state_bytes=0)
+    ranker.apply_delta(steps["deltas"][0])
+    return Across(ranker, steps["deltas"][1], clock)
 
 
-def test_a_generation_that_changed_in_place_would_be_seen(make_ranker, steps, monkeypatch):
+def test_a_request_is_of_one_generation_wherever_in_it_the_delta_is_published(across):
+    old, _ = across.rank(-1)
+    moments = across.clock.asked
+    new, first = across.rank(1)
+    assert first == 2 and not close(new, old) and moments > 10
+    found = [across.rank(at) for at in range(2, moments + 1)]
+    assert all(shown in ((old, 1), (new, 2)) for shown in found)
+    assert found[-1] == (old, 1), "a request keeps what it began with"
+
+
+def test_a_generation_that_changed_in_place_would_be_seen(across, monkeypatch):
     def in_place(self: Generation, artifact: Artifact, store: Any, *, same_encoder: bool) -> Generation:
         self.artifact = artifact
         return self
 
-    expected = [shown(make_ranker(**options).rank(ask())) for options in ({}, {"artifact": steps["new"][0]})]
+    old, _ = across.rank(-1)
+    moments = across.clock.asked
+    new, _ = across.rank(1)
     monkeypatch.setattr(Generation, "after", in_place)
-    _, _, moments = ranked_across(make_ranker, steps["deltas"][0], at=-1)
-    found = [ranked_across(make_ranker, steps["deltas"][0], moment)[0] for moment in range(1, moments + 1)]
-    assert any(one not in expected for one in found)
+    artifact, mixed = across.ranker.artifact, []
+    for at in range(2, moments + 1):
+        mixed.append(across.rank(at)[0] not in (old, new))
+        across.ranker.generation.artifact = artifact
+    assert any(mixed)
+
+
+@pytest.mark.parametrize("at", [1, 3, 5, 9])
+def test_rows_alone_are_published_between_requests_too(make_ranker, steps, at):
+    clock, fresh = Interruption(), make_ranker(artifact=steps["new"][0])
+    ranker = make_ranker(monotonic_s=clock)
+    expected = shown(ranker.rank(ask())), shown(fresh.rank(ask()))
+    prepared = ranker.prepare_delta(steps["deltas"][0])
+    clock.publish = lambda: ranker.publish_delta(prepared)
+    clock.asked, clock.at = 0, at
+    answer = ranker.rank(ask())
+    assert close(shown(answer), expected["+" in answer.model]) and "+" in ranker.rank(ask()).model
 
 
 def test_many_threads_never_see_a_mixture_while_deltas_arrive(make_ranker, steps):
@@ -196,7 +227,7 @@ def test_an_upsert_before_during_or_after_is_ranked_by_the_new_model(make_ranker
     ranker.upsert_items({"item": ["n3"], "genre": ["drama"], "title": ["d"]})
     fresh.apply_upserts()
     wanted = ask(candidates=["n1", "n2", "n3", "i3", "i4"])
-    assert shown(ranker.rank(wanted)) == shown(fresh.rank(wanted))
+    assert close(shown(ranker.rank(wanted)), shown(fresh.rank(wanted)))
 
 
 # ---------------------------------------------------------------------- states of an older generation
@@ -204,21 +235,24 @@ def test_an_upsert_before_during_or_after_is_ranked_by_the_new_model(make_ranker
 
 def test_states_from_before_a_delta_serve_for_their_age_and_are_reported(make_ranker, steps):
     now_s = [0.0]
-    ranker = make_ranker(state_max_age_s=100.0, monotonic_s=lambda: now_s[0])
-    strict = make_ranker()
+    ranker, strict = make_ranker(state_max_age_s=100.0, monotonic_s=lambda: now_s[0]), make_ranker()
+    wanted = ask(user="visitor", explain=True, time_ms=ranker.clock_ms[0])
+    for item in ("i1", "i2", "i3"):
+        ranker.append(one_event("visitor", item, "click", ranker.clock_ms[0] - 9))
     for one in (ranker, strict):
-        one.rank(ask())
-        one.apply_delta(steps["deltas"][0])
-        one.apply_delta(steps["deltas"][1])
-    answer = ranker.rank(ask(explain=True))
+        one.rank(wanted)
+        for delta in steps["deltas"]:
+            one.apply_delta(delta)
+    answer = ranker.rank(wanted)
     assert answer.explain["user_state"]["older"] is True and ranker.measures()["user_states_older"] == 1
-    assert not close(shown(answer), shown(strict.rank(ask()))), "it is another state"
+    assert not close(shown(answer), shown(strict.rank(wanted))), "it is another state"
     assert strict.measures()["user_states_older"] == 0
-    ranker.append(one_event("u1", "i7", "click", ranker.clock_ms[0] - 5))
-    assert ranker.rank(ask(explain=True)).explain["user_state"]["older"] is True, "extended, and still of that age"
+    ranker.append(one_event("visitor", "i7", "click", ranker.clock_ms[0] - 5))
+    state = ranker.rank(wanted).explain["user_state"]
+    assert state == {"found": "extended", "new_tokens": 1, "older": True}, "and still of that age"
     now_s[0] = 100.0
-    answer = ranker.rank(ask(explain=True))
-    assert answer.explain["user_state"]["older"] is False and shown(answer) == shown(strict.rank(ask()))
+    answer = ranker.rank(wanted)
+    assert answer.explain["user_state"]["older"] is False and close(shown(answer), shown(strict.rank(wanted)))
 
 
 def test_a_delta_that_a_history_does_not_read_leaves_its_state_as_it_is(make_ranker, steps, monkeypatch):
@@ -233,7 +267,7 @@ def test_a_delta_that_a_history_does_not_read_leaves_its_state_as_it_is(make_ran
 
 def test_expiry_spreads_over_the_age():
     shares = sorted(share_of(f"user {i}") for i in range(1000))
-    assert 0 < shares[0] < 0.01 and 0.99 < shares[-1] <= 1 and 0.45 < shares[500] < 0.55
+    assert 0 < shares[0] < 0.02 and 0.98 < shares[-1] <= 1 and 0.4 < shares[500] < 0.6
     now_s = [5.0]
     ages = StateAges(10.0, lambda: now_s[0])
     assert not ages.may_serve(0, "u"), "no delta outdated it"
@@ -263,4 +297,4 @@ def test_compaction_changes_no_answer_and_is_shared(make_ranker, steps, tmp_path
     assert {path: path.stat().st_mtime_ns for path in cache.root.rglob("*.rows")} == written
     for one in (ranker, other):
         one.apply_delta(steps["deltas"][1])
-    assert answers(ranker) == answers(make_ranker(artifact=steps["new"][1]))
+    assert all(map(close, answers(ranker), answers(make_ranker(artifact=steps["new"][1]))))

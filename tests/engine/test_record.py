@@ -11,7 +11,7 @@ from asking import IDS, ask, one_event
 
 from depthrank.engine import Ranker
 from depthrank.engine.replay_ranking import rank_again
-from depthrank.errors import ArtifactError
+from depthrank.errors import ArtifactError, LogError
 from depthrank.schema import Answer, Request
 
 NOW_MS = 1_800_000_000_000
@@ -66,6 +66,20 @@ def test_a_state_that_was_extended_replays_within_rounding(ranker: Ranker, world
     assert rank_again(record, world.artifact, ranker.log).agrees
 
 
+def test_a_request_that_went_without_history_replays_without(
+    ranker: Ranker, world: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def down(*_: Any) -> None:
+        raise LogError("down")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(ranker.log, "histories", down)
+        _, record = recorded(ranker, ask(mode="full"))
+    assert record["reasons"] and rank_again(record, world.artifact, ranker.log).exact
+    record["reasons"] = []
+    assert not rank_again(record, world.artifact, ranker.log).agrees
+
+
 class Ticking:
     """A clock that moves 1 ms a reading."""
 
@@ -102,8 +116,8 @@ def test_an_altered_record_does_not_agree(ranker: Ranker, world: Any) -> None:
     record["order"][0], record["order"][1] = record["order"][1], record["order"][0]
     record["order"][0][1] *= 1.001
     assert not rank_again(record, world.artifact, ranker.log).agrees
-    record["hardware"]["isa"] = "abacus"
-    assert "isa" in rank_again(record, world.artifact, ranker.log).differing[0]
+    record["hardware"]["cpu"] = "abacus"
+    assert "cpu" in rank_again(record, world.artifact, ranker.log).differing[0]
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ from depthrank.data import BatchLoader, load_dataset, load_examples
 from depthrank.engine import Ranker
 from depthrank.engine.candidates import resolve_candidates
 from depthrank.engine.job import Job
+from depthrank.engine.pace import Pace
 from depthrank.engine.timings import Timings
 from depthrank.events import open_log
 from depthrank.features import Counters
@@ -57,7 +58,7 @@ def job_of(ranker, request: Request) -> Job:
     checked = check_request(request, ranker.limits)
     snapshot = generation.store.snapshot()
     candidates = resolve_candidates(checked, generation.items, snapshot.size)
-    history = ranker._read_history(str(checked.user), checked.time_ms, [])
+    history = ranker._history.read(ranker.generation, str(checked.user), checked.time_ms, Pace(lambda: 0.0), [])
     ones = np.ones(len(candidates))
     return Job(generation, snapshot, checked, candidates, ones, history, checked.time_ms, Timings(), 0)
 

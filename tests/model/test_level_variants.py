@@ -9,6 +9,7 @@ import torch
 
 from depthrank.model import ElasticRanker, LevelConfig, ModelConfig, level_flops
 from depthrank.model.config import preset
+from depthrank.model.expert import CandidateState
 from depthrank.model.sparse_experts import SparseExperts
 
 
@@ -113,3 +114,64 @@ def test_the_largest_preset_is_of_llm_scale_when_nothing_is_shared(config):
     unshared = sum(c.request + c.candidate for c in level_flops(sized))
     assert sized.num_levels in (3, 4) and sized.level_width(sized.num_levels - 1) >= 1_024
     assert unshared >= 1e10
+
+
+@pytest.mark.parametrize("change", [{"cross_layers": 2}, {"interaction_layers": 0}, {"reads": ()}])
+def test_parts_of_a_level_may_be_added_and_left_out_and_every_request_scores_as_alone(
+    config, make_inputs, item_columns, change
+):
+    level = replace(config.levels[0], **change)
+    model = ElasticRanker(replace(config, levels=(level,)))
+    for parameter in model.parameters():
+        if not parameter.any():
+            torch.nn.init.normal_(parameter, std=0.3)
+    together = scored(model, make_inputs, item_columns, (5, 3), (4, 2))[1]
+    request, candidates = make_inputs([5, 3], [4, 2])
+    items = model.encode_items(*item_columns)
+    seen = model.begin(request, items).select(torch.tensor([1]))
+    own = _of_request(candidates, 1)
+    alone = model.levels_from(seen, items, own)[1].detach()
+    torch.testing.assert_close(together[5:], alone, rtol=1e-4, atol=1e-5)
+    routed = model.route(seen, items, own)
+    state, rows = model.start(items, own), own.request_of_candidate_N
+    parts = [state.select(torch.tensor([0])), state.select(torch.tensor([1, 2]))]
+    chunks = [
+        model.refine(1, seen, part, rows[: len(part.x_ND)], routed[slot])[0]
+        for part, slot in zip(parts, (slice(0, 1), slice(1, 3)), strict=True)
+    ]
+    torch.testing.assert_close(torch.cat(chunks).detach(), alone, rtol=1e-4, atol=1e-5)
+    joined = CandidateState.joined(parts)
+    torch.testing.assert_close(model.refine(1, seen, joined, rows, routed)[0].detach(), alone, rtol=1e-4, atol=1e-5)
+
+
+def test_without_recency_the_age_of_events_changes_nothing(config, make_inputs, item_columns):
+    for recency in (True, False):
+        torch.manual_seed(0)
+        model = ElasticRanker(replace(config, recency=recency)).eval()
+        for expert in model.experts:
+            for attention in expert.attention:
+                torch.nn.init.normal_(attention.age.weight)
+            torch.nn.init.normal_(expert.head.weight)
+        request, candidates = make_inputs([5], [4])
+        items = model.encode_items(*item_columns)
+        now = model(request, items, candidates)[-1]
+        later = model(replace(request, age_RL=request.age_RL + 3), items, candidates)[-1]
+        assert torch.equal(now, later) == (not recency)
+
+
+def test_a_ranker_may_be_its_router_alone(config, make_inputs, item_columns):
+    model = ElasticRanker(replace(config, levels=()))
+    assert len(scored(model, make_inputs, item_columns)) == 1
+
+
+def test_a_level_that_starts_anew_ignores_the_logits_before_it(config, make_inputs, item_columns):
+    for corrects in (True, False):
+        torch.manual_seed(0)
+        model = ElasticRanker(replace(config, levels=(replace(config.levels[0], corrects=corrects),))).eval()
+        request, candidates = make_inputs([5], [4])
+        items = model.encode_items(*item_columns)
+        seen, state = model.begin(request, items), model.start(items, candidates)
+        rows, before = candidates.request_of_candidate_N, torch.randn(5, len(config.tasks))
+        found = model.refine(1, seen, state, rows, before)[0].detach()  # its own head is zero at the start
+        expected = before if corrects else torch.tensor(config.prior_logit).expand(5, -1)
+        torch.testing.assert_close(found, expected)

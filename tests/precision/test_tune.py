@@ -31,10 +31,11 @@ from depthrank.precision.packed_linear import PackedLinear
 from depthrank.precision.policy import policy_path
 from depthrank.routing import CostModel
 from depthrank.schema import Request
-from depthrank.training.fit_precision import Settings, Tuned
+from depthrank.training.fit_precision import Tuned
 from depthrank.training.judge_precision import Limits
+from depthrank.training.tuning_requests import Settings
 
-SMALL = Settings(requests=16, judge_seconds=4.0, layer_seconds=0.0)
+SMALL = Settings(requests=16, judge_seconds=4.0, layer_seconds=0.0, compile=False)
 
 
 @pytest.fixture(scope="module")
@@ -171,7 +172,7 @@ def test_a_limit_that_nothing_can_hold_leaves_fp32(world: Any, tmp_path: Path) -
     folder = tmp_path / "artifact"
     shutil.copytree(world.artifact, folder)
     impossible = Settings(
-        limits=Limits(ne_change=-1.0), requests=16, judge_seconds=2.0, layer_seconds=0.0, candidates=40
+        limits=Limits(ne_change=-1.0), requests=16, judge_seconds=2.0, layer_seconds=0.0, candidates=40, compile=False
     )
     made = tune(folder, world.spec, world.log_url, impossible, write=False)
     assert made.policy.choices == {} and not (folder / "policies").exists()

@@ -101,11 +101,6 @@ def test_an_impossible_address_is_one_readable_line(host: str, port: int, said: 
     assert "\n" not in str(caught.value)
 
 
-def test_more_worker_processes_are_refused_in_words() -> None:
-    with pytest.raises(ServerError, match="--workers 0"):
-        serve("artifact", workers=2)
-
-
 def test_addresses_are_told_as_people_open_them() -> None:
     with bind("127.0.0.1", 0) as four:
         assert address_of(four).startswith("http://127.0.0.1:")

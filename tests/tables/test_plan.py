@@ -75,7 +75,9 @@ def test_ids_without_an_order_get_all_rows_or_none():
 
 def test_a_budget_without_room_for_the_rows_that_every_feature_needs_says_how_much_it_takes():
     traffic = traffic_of([50, 50, 50])
-    with pytest.raises(SpecError, match=r"budget of 60 bytes has no room .* 3 features of width 8 take at least 64 bytes"):
+    with pytest.raises(
+        SpecError, match=r"budget of 60 bytes has no room .* 3 features of width 8 take at least 64 bytes"
+    ):
         plan_tables(traffic, width=8, budget_bytes=60)
     assert plan_tables(traffic, width=8, budget_bytes=64).bytes <= 64
 

@@ -103,7 +103,8 @@ def test_kernels_over_packed_rows_equal_the_formula(form, seed, bags):
     offsets[0] = 0
     ends = [*offsets[1:].tolist(), 15]
     expected = torch.stack([plain[rows[a:b]].sum(0) for a, b in zip(offsets.tolist(), ends, strict=True)])
-    torch.testing.assert_close(source.pooled(rows.to(torch.int32), offsets), expected, atol=1e-5, rtol=1e-4)
+    bf16 = {"atol": 1e-2, "rtol": 1e-2} if form == "bf16" else {"atol": 1e-5, "rtol": 1e-4}
+    torch.testing.assert_close(source.pooled(rows.to(torch.int32), offsets), expected, **bf16)
 
 
 @pytest.mark.parametrize("form", ROW_FORMATS)

@@ -58,7 +58,8 @@ def test_the_served_table_is_the_trained_one_up_to_the_rounding_of_its_rows(slot
     served = ServedTable(slots, 6, PackedRows(packed, form, 6))
     table.weight.copy_(PackedRows(packed, form, 6).rows(torch.arange(packed.shape[0])))
     ids = ids_for(slots, n, seed, beyond=0 if table.row_map.is_exact else 3)
-    torch.testing.assert_close(served(ids.to(torch.int32)), table(ids), atol=1e-5, rtol=1e-5)
+    near = {"atol": 2e-2, "rtol": 2e-2} if form == "bf16" else {"atol": 1e-5, "rtol": 1e-5}
+    torch.testing.assert_close(served(ids.to(torch.int32)), table(ids), **near)
 
 
 def test_an_id_that_the_vocabulary_grew_by_hashes_and_without_a_pool_is_unknown():
@@ -66,7 +67,10 @@ def test_an_id_that_the_vocabulary_grew_by_hashes_and_without_a_pool_is_unknown(
     rows = RowMap([with_pool, without])(torch.tensor([[25, 25], [10, 10]]))
     assert (rows[:, 0] >= 14).all() and (rows[:, 0] < 22).all()
     first_of_b = 4
-    assert (RowMap([TableSlot("a", 10, 0, 1, 4), TableSlot("b", 10, 1, 2, 9)])(torch.tensor([[0, 30]]))[0, 1] == first_of_b + 1).all()
+    assert (
+        RowMap([TableSlot("a", 10, 0, 1, 4), TableSlot("b", 10, 1, 2, 9)])(torch.tensor([[0, 30]]))[0, 1]
+        == first_of_b + 1
+    ).all()
     assert rows.shape == (2, 2, 2)
 
 
@@ -78,6 +82,24 @@ def test_one_id_of_two_features_reads_other_rows_of_the_pool_they_share():
     assert same < 0.01
     counts = torch.bincount(rows.flatten() - 4, minlength=512)
     assert counts.min() > 0 and counts.max() < 25, "4,000 reads spread over 512 rows"
+
+
+def test_a_stranger_finds_the_rows_of_a_hashed_id_with_plain_integers():
+    """The formula of docs/tables.md."""
+    slots = [TableSlot("a", 50, 0, 1, 3, (0, 97)), TableSlot("b", 90, 1, 2, 5, (11, 64))]
+    golden, mix, wrap = 0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 1 << 64
+
+    def signed(x: int) -> int:
+        return (x + (wrap >> 1)) % wrap - (wrap >> 1)
+
+    for i, slot in enumerate(slots):
+        for given_id in (7, 49, 10**6):
+            expected = []
+            for s in (0, 1):
+                x = signed((given_id + golden * (1 + 2 * i + s)) * mix)
+                x = signed((x ^ (x >> 29)) * golden)
+                expected.append(8 + slot.pool[0] + ((x >> 16) & 0xFFFFFFFF) % slot.pool[1])
+            assert RowMap(slots)(torch.tensor([[given_id, given_id]]))[0, i].tolist() == expected
 
 
 def test_a_directory_says_who_owns_which_row_and_who_reads_nothing():

@@ -149,3 +149,16 @@ def test_the_step_picks_negatives_itself_only_where_items_are_all_there_is_to_a_
     assert picks_from_catalogue(model_of().config, 5_000)
     assert not picks_from_catalogue(model_of().config, 50_000)
     assert not picks_from_catalogue(model_of(candidate=SideConfig((), 2)).config, 5_000)
+
+
+def test_where_only_the_deepest_level_is_an_exit_no_label_reaches_the_router():
+    for exits in ("all", "deepest"):
+        torch.manual_seed(0)
+        model = model_of(levels=(LevelConfig((0, 1), 1, 4, 4, corrects=False),))
+        torch.nn.init.normal_(model.experts[0].head.weight)
+        losses = losses_of(model, step(), distillation=0.2, exits=exits)
+        losses.total.backward()
+        reached = model.router.user_linear.weight.grad is not None
+        assert reached == (exits == "all")
+        assert model.experts[0].head.weight.grad.abs().sum() > 0
+        assert len(losses.level_losses) == 2, "every level's loss is still told"

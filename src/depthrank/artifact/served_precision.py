@@ -16,6 +16,11 @@ class ServedPrecision:
     policy: PrecisionPolicy | None = None
     reason: str = ""
 
+    @property
+    def num_tuned(self) -> int:
+        """Layers in another format than fp32."""
+        return 0 if self.policy is None else len(self.policy.choices)
+
     def facts(self) -> dict[str, Any]:
         """For ``info``: the machine, layers by format, and why there is no policy."""
         if self.policy is None:

@@ -6,18 +6,30 @@ larger than memory. A server maps files of the local cache (fetch.py), which nob
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from depthrank.artifact.fit import HOSTILE
 from depthrank.errors import ArtifactError
 from depthrank.model import ElasticRanker, ForeignLevel, ModelConfig
 from depthrank.model.config import SideConfig
 from depthrank.model.feature_tokens import FeatureTokens
-from depthrank.tables import FusedTable, PackedRows, RowFile, ServedTable, rows_left_out, write_row_file
+from depthrank.tables import (
+    FusedTable,
+    PackedRows,
+    RowFile,
+    ServedTable,
+    packed_parts,
+    packed_source,
+    rows_left_out,
+    write_row_file,
+)
 
 DENSE_NAME = "dense.safetensors"
 TABLE_SUFFIX = ".table.weight"
@@ -39,9 +51,8 @@ def save_weights(model: ElasticRanker, folder: Path) -> None:
     for side in _SIDES:
         table, config = _features(model, side).table, getattr(model.config, side)
         if table is not None:
-            packed = _packed(table, config)
-            width, num_rows = model.config.table_width, packed.shape[0]
-            write_row_file(table_path(folder, side), [packed], config.row_format, width, num_rows)
+            width, num_rows = model.config.table_width, max(table.row_map.num_rows, 1)
+            write_row_file(table_path(folder, side), _packed(table, config), config.row_format, width, num_rows)
 
 
 def load_weights(config: ModelConfig, folder: Path) -> ElasticRanker:
@@ -56,12 +67,12 @@ def load_weights(config: ModelConfig, folder: Path) -> ElasticRanker:
     except (SafetensorError, OSError) as error:
         raise ArtifactError(f"{folder / DENSE_NAME} cannot be read: {error}") from None
     _check_fit(folder, wanted, state)
-    files = {side: _open_table(config, folder, side) for side in _SIDES if getattr(config, side).slots}
+    sources = {side: _open_table(config, folder, side) for side in _SIDES if getattr(config, side).slots}
     with rows_left_out():
         model = ElasticRanker(config)  # holds the buffers that are derived, not stored
-    for side, file in files.items():
+    for side, source in sources.items():
         slots = getattr(config, side).slots
-        _features(model, side).table = ServedTable(slots, config.table_width, file.source())
+        _features(model, side).table = ServedTable(slots, config.table_width, source)
     model.load_state_dict(state, strict=True, assign=True)
     _check_directories(folder, model)
     return model.requires_grad_(False).eval()
@@ -78,23 +89,25 @@ def _features(model: ElasticRanker, side: str) -> FeatureTokens:
     return features
 
 
-def _packed(table: FusedTable | ServedTable, config: SideConfig) -> Tensor:
-    """The rows as they are stored."""
+def _packed(table: FusedTable | ServedTable, config: SideConfig) -> Iterator[Tensor]:
+    """The rows as they are stored, in parts."""
     if isinstance(table, FusedTable):
-        return table.packed(config.row_format)
-    assert isinstance(table.source, PackedRows), "an overlay is compacted before it is saved"
-    return table.source.packed_VB
+        return iter([table.packed(config.row_format)])
+    return packed_parts(packed_source(table.source))
 
 
-def _open_table(config: ModelConfig, folder: Path, side: str) -> RowFile:
-    """The row file of a side, which must be of the config's format and sizes."""
+def _open_table(config: ModelConfig, folder: Path, side: str) -> PackedRows:
+    """The mapped rows of a side, which must be of the config's format and sizes."""
     of_side: SideConfig = getattr(config, side)
     path = table_path(folder, side)
-    file = RowFile.open(path)
     with torch.device("meta"):
-        num_rows = FusedTable(of_side.slots, config.table_width).weight.shape[0]
+        empty = FusedTable(of_side.slots, config.table_width)
+    old = path.with_suffix(".npy")
+    if old.exists() and not path.exists():
+        return _first_form(old, empty)
+    file = RowFile.open(path)
     found = (file.header.form, file.header.num_rows, file.header.width)
-    expected = (of_side.row_format, num_rows, config.table_width)
+    expected = (of_side.row_format, empty.weight.shape[0], config.table_width)
     if found != expected:
         raise ArtifactError(
             f"{path} holds {found[0]} rows {list(found[1:])}, the model of the manifest has {expected[0]} rows "
@@ -102,7 +115,21 @@ def _open_table(config: ModelConfig, folder: Path, side: str) -> RowFile:
         )
     if file.header.file_bytes <= VERIFIED_BYTES:
         file.verify()
-    return file
+    return file.source()
+
+
+def _first_form(path: Path, empty: FusedTable) -> PackedRows:
+    """Tables as the first releases wrote them: float32 in a ``.npy`` file, padding rows with anything in them."""
+    try:
+        rows = np.lib.format.open_memmap(path, mode="c")  # no object arrays, no archives, unlike numpy.load
+    except (*HOSTILE, MemoryError) as error:
+        raise ArtifactError(f"{path} cannot be mapped: {error}") from None
+    if rows.dtype != np.float32 or not rows.flags.c_contiguous or rows.shape != tuple(empty.weight.shape):
+        given, asked = f"{rows.dtype} {list(rows.shape)}", f"float32 {list(empty.weight.shape)}"
+        raise ArtifactError(f"{path} holds {given}, the model of the manifest has {asked} in C order")
+    table = torch.from_numpy(rows)
+    table[empty.row_map.padding_rows()] = 0.0  # in this process's copy of their pages
+    return PackedRows(table, "fp32", table.shape[1])
 
 
 def _check_fit(folder: Path, wanted: dict[str, Tensor], state: dict[str, Tensor]) -> None:

@@ -11,6 +11,7 @@ import typer
 from depthrank.cli import (
     bench,
     curve,
+    delta,
     demo,
     doctor,
     evaluate,
@@ -18,6 +19,7 @@ from depthrank.cli import (
     inspect,
     log,
     models,
+    plan,
     rank,
     replay,
     serve,
@@ -48,6 +50,7 @@ VERBS = (
     fetch.fetch,
     replay.replay,
     models.models,
+    plan.plan,
     doctor.doctor,
     demo.demo,
     token.token,
@@ -55,6 +58,7 @@ VERBS = (
 for verb in VERBS:
     app.command()(verb)
 app.add_typer(log.app, name="log")
+app.add_typer(delta.app, name="delta")
 
 
 def _print_version(wanted: bool) -> None:

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from depthrank.cli.options import Artifact
+from depthrank.cli.table_report import show_tables
 from depthrank.cli.terminal import say, table, write_json
 
 
@@ -28,8 +29,11 @@ def inspect(
     if json is not None:
         write_json(info, json)
         return
-    plain = {name: value for name, value in info.items() if name != "files"}
+    training = {name: value for name, value in info["training"].items() if name != "tables"}
+    plain = {name: value for name, value in info.items() if name != "files"} | {"training": training}
     table(str(artifact), ["field", "value"], list(_flat(plain)))
+    if "tables" in info["training"]:
+        show_tables(info["training"]["tables"])
     largest = sorted(info["files"].items(), key=lambda file: -file[1]["bytes"])[:10]
     rows = [[name, f"{file['bytes']:,}", file["blake3"][:16]] for name, file in largest]
     title = f"{len(info['files'])} files, the largest first"

@@ -38,6 +38,9 @@ def replay(
     log: Annotated[
         str | None, typer.Option(metavar="URL", help="The event log: the whole ranking is made again and compared.")
     ] = None,
+    deltas: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="The deltas of a model whose id ends in +N.")
+    ] = None,
 ) -> None:
     """Decide again how deep a request goes, from what was logged, and check that it comes out the same.
 
@@ -45,7 +48,7 @@ def replay(
     """
     found = _found(record, request_id)
     if isinstance(found, dict) and "order" in found:
-        _replay_ranking(found, artifact or _beside(record, found), log)
+        _replay_ranking(found, artifact or _beside(record, found), log, deltas)
         return
     if log is not None:
         raise UsageProblem("--log is for records of a server's decision log; this one holds the decision alone")
@@ -82,7 +85,7 @@ def _beside(record: str, found: dict[str, Any]) -> Path:
     raise UsageProblem(f"no artifact of model {found.get('model')} lies beside {folder}: give --artifact DIR")
 
 
-def _replay_ranking(found: dict[str, Any], artifact: Path, log: str | None) -> None:
+def _replay_ranking(found: dict[str, Any], artifact: Path, log: str | None, deltas: Path | None) -> None:
     if found.get("decision") is not None:
         _replay_decision(found["decision"], artifact)
     else:
@@ -95,7 +98,7 @@ def _replay_ranking(found: dict[str, Any], artifact: Path, log: str | None) -> N
 
     _set_threads(found)
     with open_log(log, read_only=True) as opened:
-        again = rank_again(found, artifact, opened)
+        again = rank_again(found, artifact, opened, deltas)
     for words in again.differing:
         say(f"not as recorded: {words}")
     if not again.agrees:

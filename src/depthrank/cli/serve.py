@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 from pathlib import Path
 from typing import Annotated
@@ -35,6 +34,9 @@ def serve(
     insecure: Annotated[
         bool, typer.Option("--insecure", help="Let the network in without tokens: something else guards the port.")
     ] = False,
+    log_format: Annotated[
+        str | None, typer.Option("--log-format", help="text, or json: an object a line, with request ids.")
+    ] = None,
 ) -> None:
     """Serve an artifact over HTTP until SIGTERM or Ctrl-C; the page at / shows a ranking.
 
@@ -42,18 +44,21 @@ def serve(
 
     Example: depthrank serve demo/artifact --log lmdb:demo/events --port 8080
     """
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     user_state_bytes = bytes_of(user_cache, "--user-cache")
     set_torch_threads(threads)
     from depthrank.server import serve as run
     from depthrank.server.settings_sources import load_settings
+    from depthrank.server.telemetry.json_logs import configure_logs
 
     given = {
         "access.tokens_file": _text(tokens),
         "access.tls_cert": _text(tls_cert),
         "access.tls_key": _text(tls_key),
         "access.insecure": insecure or None,
+        "telemetry.log_format": log_format,
     }
+    chosen = load_settings(settings, os.environ, given)
+    configure_logs(chosen.telemetry.log_format)
 
     run(
         str(artifact),
@@ -61,7 +66,7 @@ def serve(
         port=port,
         log=log,
         workers=workers,
-        settings=load_settings(settings, os.environ, given),
+        settings=chosen,
         on_started=_started,
         user_state_bytes=user_state_bytes,
     )

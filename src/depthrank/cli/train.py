@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from depthrank.cli.options import Log, SpecFile, Threads
-from depthrank.cli.terminal import at_terminal, say, table
+from depthrank.cli.terminal import UsageProblem, at_terminal, say, table
 from depthrank.cli.threads import set_torch_threads
 
 if TYPE_CHECKING:
@@ -22,6 +22,14 @@ def train(
     seed: Annotated[int, typer.Option(help="Equal seeds repeat a run.")] = 0,
     minutes: Annotated[float | None, typer.Option(help="Stop after this long and keep the best so far.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on where an interrupted run stopped.")] = False,
+    base: Annotated[
+        Path | None,
+        typer.Option("--from", metavar="DIR", help="Go on from this artifact and keep its features."),
+    ] = None,
+    delta: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="With --from: write what changed as the next delta here."),
+    ] = None,
     threads: Threads = None,
 ) -> None:
     """Train a ranker and write an artifact.
@@ -30,12 +38,18 @@ def train(
     """
     from depthrank.schema import Spec
 
+    if delta is not None and base is None:
+        raise UsageProblem("--delta DIR: a delta is made of what changed since an artifact; name it with --from")
     loaded = Spec.load(spec)  # before torch: a mistake in the spec should not cost seconds
     set_torch_threads(threads)
     from depthrank.training import train as run
 
-    report = run(loaded, log=log, out=out, seed=seed, minutes=minutes, resume=resume, progress=at_terminal())
+    report = run(loaded, log=log, out=out, seed=seed, minutes=minutes, resume=resume, progress=at_terminal(), base=base)
     show_report(report)
+    if base is not None and delta is not None:
+        from depthrank.artifact import make_delta
+
+        say(f"delta in {make_delta(base, out, delta)}")
 
 
 def show_report(report: TrainReport) -> None:

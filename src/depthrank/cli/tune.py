@@ -28,6 +28,7 @@ def tune(
         list[str] | None, typer.Option(metavar="W,W,..", help="A plan to be fast at. Default: the artifact's ladder.")
     ] = None,
     seconds: Annotated[float, typer.Option(min=1, help="For judging layers alone, at most.")] = 120.0,
+    compile: Annotated[bool, typer.Option("--compile/--no-compile", help="Try levels as compiled code too.")] = True,
     seal: Annotated[bool, typer.Option("--seal", help="Only accept this machine's policy as you edited it.")] = False,
     threads: Threads = None,
 ) -> None:
@@ -41,8 +42,8 @@ def tune(
         note(f"sealed: {_sealed(artifact)}")
         return
     from depthrank.evaluate.tune_artifact import tune as tune_artifact
-    from depthrank.training.fit_precision import Settings
     from depthrank.training.judge_precision import Limits
+    from depthrank.training.tuning_requests import Settings
 
     settings = Settings(
         limits=Limits(ne_change, overlap, kept_gain),
@@ -50,6 +51,7 @@ def tune(
         candidates=candidates,
         plans=tuple(_widths(text) for text in plan or ()),
         judge_seconds=seconds,
+        compile=compile,
     )
     figures = tune_artifact(artifact, spec, log, settings, on_phase=note).figures
     if json is None or str(json) != "-":

@@ -7,6 +7,9 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
+ENOUGH = 4
+"""Where the answer holds more than one candidate of so many, all are sorted."""
+
 
 def top_candidates(
     level_N: NDArray[np.int8], value_N: NDArray[np.float64], top: int, item_id: Callable[[int], str]
@@ -16,17 +19,31 @@ def top_candidates(
     top = min(top, n)
     if top == 0:
         return []
-    order_N = np.lexsort((-value_N, -level_N.astype(np.int16)))
-    last = order_N[top - 1]
+    pool = _pool(level_N, value_N, top)
+    order = pool[np.lexsort((-value_N[pool], -level_N[pool].astype(np.int16)))]
+    last = order[top - 1]
     edge = top
-    while edge < n and _ties(level_N, value_N, last, order_N[edge]):
+    while edge < len(order) and _ties(level_N, value_N, last, order[edge]):
         edge += 1
-    chosen = [int(i) for i in order_N[:edge]]
+    chosen = [int(i) for i in order[:edge]]
 
     def key(i: int) -> tuple[int, float, str]:
         return (-int(level_N[i]), -float(value_N[i]), item_id(i) if level_N[i] >= 0 else "")
 
     return sorted(chosen, key=key)[:top]
+
+
+def _pool(level_N: NDArray[np.int8], value_N: NDArray[np.float64], top: int) -> NDArray[np.int64]:
+    """Indices, ascending, among which the first ``top`` are, with all that tie at the edge: no sort of all N."""
+    if top * ENOUGH > len(level_N) or np.isnan(value_N).any():
+        return np.arange(len(level_N))
+    lowest = np.partition(level_N, -top)[-top]
+    pool = np.flatnonzero(level_N >= lowest)
+    inside = pool[level_N[pool] == lowest]
+    missing = top - (len(pool) - len(inside))
+    least = np.partition(value_N[inside], -missing)[-missing]
+    kept: NDArray[np.int64] = pool[(level_N[pool] > lowest) | (value_N[pool] >= least)]
+    return kept
 
 
 def _ties(level_N: NDArray[np.int8], value_N: NDArray[np.float64], a: int, b: int) -> bool:

@@ -80,7 +80,7 @@ def publish(
     while they take their generation and its item snapshot.
 
     Upserts wait meanwhile, and are encoded by the new model where they came after the delta was prepared. What was
-    upserted wins over the delta's catalogue rows. Raises ArtifactError where these do not fit, and changes nothing then.
+    upserted wins over the delta's catalogue rows. Raises ArtifactError, and changes nothing, where these do not fit.
     """
     started, generation, delta = time.monotonic(), prepared.over, prepared.delta
     model, store = prepared.artifact.model, prepared.store or generation.store

@@ -24,7 +24,6 @@ from depthrank.artifact import (
     Artifact,
     Cache,
     apply_deltas,
-    compacted,
     default_log_url,
     is_remote,
     load_artifact,
@@ -32,15 +31,17 @@ from depthrank.artifact import (
 )
 from depthrank.catalogue import Catalogue, UpsertResult
 from depthrank.engine.candidates import resolve_candidates
+from depthrank.engine.compiled_levels import with_compiled_levels
 from depthrank.engine.depth import AdaptiveDepth, Depth, FixedDepth
 from depthrank.engine.economy import Economy
 from depthrank.engine.explain import explain
 from depthrank.engine.generation import Generation
-from depthrank.engine.item_store import ItemSnapshot
 from depthrank.engine.job import Job
-from depthrank.engine.overlay import DeltaReport, Prepared, prepare, publish
+from depthrank.engine.overlay import DeltaReport, Prepared, prepare
 from depthrank.engine.overlay_ages import StateAges
+from depthrank.engine.overlay_switch import GenerationSwitch
 from depthrank.engine.pace import Chunk, Pace
+from depthrank.engine.read_history import HistoryReader
 from depthrank.engine.record import Seen, record_of
 from depthrank.engine.run_plan import Scores
 from depthrank.engine.served import served_events
@@ -48,13 +49,13 @@ from depthrank.engine.shown_history import shown_history
 from depthrank.engine.timings import Timings
 from depthrank.engine.user_states import DEFAULT_STATE_BYTES, UserStates
 from depthrank.engine.valuation import value_factor
-from depthrank.errors import ArtifactError, LogError
-from depthrank.events import AppendResult, EraseResult, EventBatch, EventLog, HistoryBatch, now_ms, open_log
-from depthrank.features import EncodedHistory
+from depthrank.errors import LogError
+from depthrank.events import AppendResult, EraseResult, EventBatch, EventLog, now_ms, open_log
 from depthrank.routing import AdaptivePolicy, DecisionInputs, fixed_plan, plan_within_budget
 from depthrank.schema import Answer, Degraded, Limits, Request, Spec
 from depthrank.schema.request import Mode
 from depthrank.schema.wire import check_request
+from depthrank.tables import noting_missing_rows
 
 WARM_UP_USER = "(warm-up)"
 WARM_UP_CANDIDATES = 256
@@ -87,10 +88,10 @@ class Ranker:
         self._newest_event_ms, self._newest_lock = -1, threading.Lock()
         self.price: float | None = None  # of compute, for the adaptive policy; None: the policy's own
         self._trace = trace
+        self._history = HistoryReader(log, self.spec)
         self.states = UserStates(user_state_bytes)
-        self._ages = StateAges(state_max_age_s, monotonic_s)
-        self.generation = Generation(artifact, log, self.states, self._ages)
-        self._switch, self._one_delta = threading.Lock(), threading.Lock()
+        ages = StateAges(state_max_age_s, monotonic_s)
+        self._switch = GenerationSwitch(Generation(artifact, log, self.states, ages), ages)
 
     @classmethod
     def load(
@@ -119,6 +120,7 @@ class Ranker:
         artifact = with_precision(load_artifact(path, copy=copy), path, precision)
         if deltas is not None:
             artifact = apply_deltas(artifact, deltas)
+        artifact = with_compiled_levels(artifact)
         options: dict[str, Any] = {"user_state_bytes": user_state_bytes, "state_max_age_s": state_max_age_s}
         if isinstance(log, EventLog):
             return cls(artifact, log, limits=limits, **options)
@@ -128,6 +130,11 @@ class Ranker:
         except BaseException:
             opened.close()
             raise
+
+    @property
+    def generation(self) -> Generation:
+        """What serves now; a request keeps the one it began with."""
+        return self._switch.generation
 
     @property
     def artifact(self) -> Artifact:
@@ -172,22 +179,24 @@ class Ranker:
                 request = check_request(request, self.limits, wall_clock=self._wall_clock)
         time_ms = self._now() if request.time_ms is None else request.time_ms
         with timings.stage("candidates"):
-            generation, snapshot, upserts = self._view()
+            generation, snapshot, upserts = self._switch.view()
             candidates = resolve_candidates(request, generation.items, snapshot.size)
             factor_N = value_factor(self.spec, candidates.columns, len(candidates), reasons)
         with timings.stage("history"):
             ticket = self.states.ticket()
-            history = self._read_history(generation, str(request.user), time_ms, reasons)
+            pace = self._pace(math.inf if request.deadline_ms is None else started + request.deadline_ms / 1e3)
+            history = self._history.read(generation, str(request.user), time_ms, pace, reasons)
         job = Job(generation, snapshot, request, candidates, factor_N, history, time_ms, timings, ticket)
-        pace = self._pace(math.inf if request.deadline_ms is None else started + request.deadline_ms / 1e3)
-        scores = job.run(pace, self._choose if price is None else partial(self._choose, price=price))
-        scores.reasons[:0] = reasons
+        with noting_missing_rows() as missing:
+            scores = job.run(pace, self._choose if price is None else partial(self._choose, price=price))
+        scores.reasons[:0] = [*reasons, *missing]
         with timings.stage("order"):
             best = job.best(scores)
             items = job.ranked(scores, best)
         if self._trace is not None:
             self._trace(pace.chunks)
-        story = explain(job, scores, best) if request.explain else None
+        with noting_missing_rows():  # told above
+            story = explain(job, scores, best) if request.explain else None
         timings.ms["total"] = (self._monotonic_s() - started) * 1e3
         answer = Answer(
             request_id=request_id or uuid.uuid4().hex,
@@ -204,20 +213,12 @@ class Ranker:
             answer.record = record_of(job, scores, pace, answer, Seen(started, self.log_position(), upserts))
         return answer
 
-    def _view(self) -> tuple[Generation, ItemSnapshot, int]:
-        """What a request sees from its start to its end: the generation, its items, the newest upsert applied."""
-        with self._switch:
-            generation = self.generation
-            upserts = generation.last_upsert
-            return generation, generation.store.snapshot(), upserts
-
     def apply_delta(self, path: str | Path) -> DeltaReport:
         """Put the next delta into service; the request after it sees all of it, those that run see none of it.
 
         Raises ArtifactError where the delta is damaged, is not the next one or does not fit; nothing has changed then.
         """
-        with self._one_delta:
-            return self.publish_delta(self.prepare_delta(path))
+        return self._switch.apply_delta(path)
 
     def prepare_delta(self, path: str | Path) -> Prepared:
         """The first step of ``apply_delta``, which may take long and changes nothing; for several rankers at once."""
@@ -225,39 +226,18 @@ class Ranker:
 
     def publish_delta(self, prepared: Prepared) -> DeltaReport:
         """The second step: publish what was prepared. Raises ArtifactError where another was published meanwhile."""
-        if prepared.over is not self.generation:
-            raise ArtifactError(
-                f"{prepared.delta.folder} was prepared for {prepared.over.artifact.served_id}: prepare it again"
-            )
-        report = publish(prepared, self._point, self._switch)
-        logger.info("%s serves: %s", report.model, report)
-        return report
+        return self._switch.publish_delta(prepared)
 
     def compact(self, cache: Cache | None = None) -> bool:
         """Write changed rows and their table into one new file and serve from there; False where no row is changed.
 
         Answers do not change. It reads and writes whole tables: run it beside the traffic, not in its way.
         """
-        with self._one_delta:
-            before = self.generation
-            artifact = compacted(before.artifact, cache)
-            if artifact is before.artifact:
-                return False
-            with self._switch:
-                before.store.publish(np.zeros(0, np.int64), before.store.encode(np.zeros(0, np.int64)), artifact.model)
-                self.generation = before.after(artifact, before.store, same_encoder=True)
-            return True
-
-    def _point(self, generation: Generation) -> None:
-        self._ages.publish(generation.artifact.sequence)
-        self.generation = generation
+        return self._switch.compact(cache)
 
     def log_position(self) -> int | None:
         """The log's newest position; None where it cannot be read now."""
-        try:
-            return self.log.position()
-        except LogError:
-            return None
+        return self._history.log_position()
 
     def _pace(self, deadline_s: float) -> Pace:
         return Pace(self._monotonic_s, deadline_s)
@@ -303,17 +283,6 @@ class Ranker:
     def _now(self) -> int:
         """The time of a request that names none: after every acknowledged event, as a history ends before its time."""
         return max(self._clock(), self._newest_event_ms + 1)
-
-    def _read_history(self, generation: Generation, user: str, time_ms: int, reasons: list[str]) -> EncodedHistory:
-        """The user's events as of the request; a log that cannot be read degrades the answer and says so."""
-        as_of = np.array([time_ms], dtype=np.int64)
-        rows, actions = self.spec.history_events, self.spec.history_actions
-        try:
-            return generation.encode_history(self.log.histories([user], as_of, rows, actions), time_ms)
-        except LogError as error:
-            logger.warning("the event log cannot be read: %s", error)  # it may name paths: not for a client
-            reasons.append("the event log cannot be read: ranked without history")
-            return generation.encode_history(_no_events(), time_ms)
 
     def append(self, events: EventBatch) -> AppendResult:
         """Append events to the log and feed the counters; returns when they are durable and readable."""
@@ -387,6 +356,7 @@ class Ranker:
         """Numbers for an operator's metrics: the user-state cache, and how far off predicted costs are."""
         counts, errors = self.states.counts(), self.generation.costs.errors()
         return {
+            **self._history.measures(),
             "user_states_warm": counts["hits"],
             "user_states_extended": counts["extends"],
             "user_states_cold": counts["misses"],
@@ -396,6 +366,7 @@ class Ranker:
             "user_state_bytes": counts["bytes"],
             "deltas_applied": self.artifact.sequence,
             "rows_overlaid": self.artifact.rows_overlaid,
+            "layers_tuned": 0 if self.artifact.precision is None else self.artifact.precision.num_tuned,
             **{f"cost_error_{name}": error for name, error in errors.items()},
         }
 
@@ -416,16 +387,3 @@ class Ranker:
         """Close the log where this ranker opened it."""
         if self._owns_log:
             self.log.close()
-
-
-def _no_events() -> HistoryBatch:
-    """One empty history."""
-    nothing = np.zeros(0, np.int64)
-    return HistoryBatch(
-        offsets=np.zeros(2, np.int64),
-        item_code=nothing.astype(np.int32),
-        action_code=nothing.astype(np.int16),
-        time_ms=nothing,
-        appended_ms=nothing,
-        log_position=nothing,
-    )

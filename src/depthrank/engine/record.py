@@ -6,10 +6,8 @@ passed the deadline stays past it, so the chunks tell where the request was cut,
 
 from __future__ import annotations
 
-import platform
 from dataclasses import dataclass
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -20,6 +18,7 @@ from depthrank.engine.depth import AdaptiveDepth
 from depthrank.engine.job import Job
 from depthrank.engine.pace import Pace
 from depthrank.engine.run_plan import Scores
+from depthrank.precision.hardware import examine_hardware
 from depthrank.schema import Answer
 
 FORMAT = 1
@@ -36,29 +35,23 @@ class Seen:
 
 @cache
 def hardware() -> dict[str, Any]:
-    """What floating-point results depend on: processor, instruction set, torch."""
-    return {"cpu": _cpu_name(), "isa": torch.backends.cpu.get_cpu_capability(), "torch": str(torch.__version__)}
-
-
-def _cpu_name() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:  # not Linux
-        return platform.processor() or platform.machine()
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.machine()
+    """What floating-point results depend on: the machine as precision policies know it, and torch."""
+    machine = examine_hardware()
+    return {"fingerprint": machine.fingerprint, "cpu": machine.cpu, "torch": str(torch.__version__)}
 
 
 def record_of(job: Job, scores: Scores, pace: Pace, answer: Answer, seen: Seen) -> dict[str, Any]:
     """The record of a ranked request, of plain values."""
     decision = job.depth.record() if isinstance(job.depth, AdaptiveDepth) else None
     request = msgspec.to_builtins(job.request, enc_hook=_plain)
+    precision = job.generation.artifact.precision
     return {
         "format": FORMAT,
         "request_id": answer.request_id,
         "user": str(job.request.user),
         "model": answer.model,
         "hardware": {**hardware(), "threads": torch.get_num_threads()},
+        "precision": None if precision is None else precision.facts(),
         "request": {**request, "time_ms": job.time_ms, "explain": False},
         "log_position": seen.log_position,
         "last_upsert": seen.last_upsert,

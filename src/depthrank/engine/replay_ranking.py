@@ -15,16 +15,27 @@ from typing import Any, cast
 import msgspec
 import torch
 
-from depthrank.artifact import Artifact, load_artifact
+from depthrank.artifact import (
+    Artifact,
+    apply_columns,
+    delta_folders,
+    load_artifact,
+    load_delta,
+    with_delta,
+    with_precision,
+)
 from depthrank.engine.depth import AdaptiveDepth, Depth
+from depthrank.engine.generation import Generation
 from depthrank.engine.job import Job
 from depthrank.engine.pace import Pace
 from depthrank.engine.ranker import Ranker
+from depthrank.engine.read_history import NO_HISTORY_READ, HistoryReader, unread_history
 from depthrank.engine.record import FORMAT, hardware
 from depthrank.engine.replay import decision_inputs
 from depthrank.engine.run_plan import Scores
 from depthrank.errors import ArtifactError
 from depthrank.events import EventBatch, EventLog
+from depthrank.features import EncodedHistory
 from depthrank.routing.plain import fields_of
 from depthrank.schema import Request
 
@@ -54,17 +65,15 @@ class RankedAgain:
         return self.same_order and self.largest_difference <= CLOSE
 
 
-def rank_again(record: object, artifact: str | Path, log: EventLog) -> RankedAgain:
-    """Rank a recorded request again. Raises ArtifactError for a damaged record or another model's, LogError."""
+def rank_again(record: object, artifact: str | Path, log: EventLog, deltas: str | Path | None = None) -> RankedAgain:
+    """Rank a recorded request again; ``deltas``: the folder of those that the model had, where it had any.
+
+    Raises ArtifactError for a damaged record or another model's, LogError.
+    """
     fields = fields_of(record, NEEDED, "ranking record")
     if fields["format"] != FORMAT:
         raise ArtifactError(f"the record has format {fields['format']!r:.40}; this version reads {FORMAT}")
-    loaded = load_artifact(artifact)
-    if fields["model"] != loaded.manifest.model_id:
-        raise ArtifactError(
-            f"the record is of model {fields['model']!r:.80}, {artifact} holds {loaded.manifest.model_id}: "
-            "give the artifact that made it"
-        )
+    loaded = _loaded(fields, artifact, deltas)
     try:
         request = msgspec.convert(fields["request"], Request)
         chunks = msgspec.convert(fields["chunks"], list[tuple[str, int]])
@@ -74,13 +83,35 @@ def rank_again(record: object, artifact: str | Path, log: EventLog) -> RankedAga
     except msgspec.ValidationError as error:
         raise ArtifactError(f"the ranking record is damaged: {error}") from None
     view = _LogAsOf(log, log.position() if position is None else position, last_upsert)
-    ranker = _ReplayingRanker(loaded, cast(EventLog, view), fields["decision"], chunks, _was_cut(fields))
+    unread = NO_HISTORY_READ in str(fields.get("reasons"))
+    ranker = _ReplayingRanker(
+        loaded, cast(EventLog, view), fields["decision"], chunks, cut=_was_cut(fields), unread=unread
+    )
     answer = ranker.rank(request)
     again = [(item.item, item.value, item.level) for item in answer.items]
     same = [(i, level) for i, _, level in again] == [(i, level) for i, _, level in logged]
     difference = max((_relative(a[1], b[1]) for a, b in zip(again, logged, strict=False)), default=0.0)
     told = (*_other_machine(fields["hardware"]), *ranker.told)
     return RankedAgain(same, difference, told, [list(row) for row in again])
+
+
+def _loaded(fields: dict[str, Any], path: str | Path, deltas: str | Path | None) -> Artifact:
+    """The model that made the record, in the formats it ran in. Raises ArtifactError."""
+    precision = fields.get("precision")
+    in_policy = isinstance(precision, dict) and precision.get("policy") is True
+    artifact = with_precision(load_artifact(path), path, "policy" if in_policy else "fp32")
+    for folder in [] if deltas is None else delta_folders(Path(deltas)):
+        if artifact.served_id == fields["model"]:
+            break
+        delta = load_delta(folder)
+        artifact = with_delta(artifact, delta)
+        apply_columns(artifact.items, artifact.users, delta)
+    if fields["model"] != artifact.served_id:
+        raise ArtifactError(
+            f"the record is of model {fields['model']!r:.80}, {path} holds {artifact.served_id}: give the artifact "
+            "that made it, and the folder of its deltas where the id ends in +N"
+        )
+    return artifact
 
 
 def _was_cut(fields: dict[str, Any]) -> bool:
@@ -127,10 +158,19 @@ class _ReplayingRanker(Ranker):
     """A ranker that decides from recorded inputs and runs recorded chunks."""
 
     def __init__(
-        self, artifact: Artifact, log: EventLog, decision: object, chunks: list[tuple[str, int]], cut: bool
+        self,
+        artifact: Artifact,
+        log: EventLog,
+        decision: object,
+        chunks: list[tuple[str, int]],
+        *,
+        cut: bool,
+        unread: bool,
     ) -> None:
         super().__init__(artifact, log, user_state_bytes=0)
         self._decision, self._chunks, self._cut = decision, chunks, cut
+        if unread:
+            self._history = _Unread(log, self.spec)
         self.told: list[str] = []
 
     def _pace(self, deadline_s: float) -> Pace:
@@ -149,6 +189,13 @@ class _ReplayingRanker(Ranker):
         depth = AdaptiveDepth.decide(policy, inputs)
         scores.reasons.extend(depth.reasons)
         return depth
+
+
+class _Unread(HistoryReader):
+    """The log could not be read then."""
+
+    def read(self, generation: Generation, user: str, time_ms: int, pace: Pace, reasons: list[str]) -> EncodedHistory:
+        return unread_history(generation, time_ms, reasons)
 
 
 class _LogAsOf:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 from depthrank.artifact import Artifact, load_artifact
 from depthrank.data import import_log, load_dataset, load_examples
@@ -12,10 +14,12 @@ from depthrank.errors import SpecError
 from depthrank.evaluate.evaluate_artifact import check_same_tasks, opened_log, replace_data
 from depthrank.events import EventLog
 from depthrank.features import Counters
-from depthrank.precision import write_policy
+from depthrank.precision import PrecisionPolicy, in_formats, write_policy
 from depthrank.schema import Spec
-from depthrank.training.fit_precision import Plan, Settings, Tuned, default_plans, fit_precision
-from depthrank.training.replay_requests import HeldOut
+from depthrank.training.fit_precision import Tuned, default_plans, fit_precision
+from depthrank.training.judge_precision import Judge
+from depthrank.training.replay_requests import FullDepth, HeldOut
+from depthrank.training.tuning_requests import BATCH_REQUESTS, Plan, Settings
 
 MOST_PLANS = 4
 
@@ -33,23 +37,49 @@ def tune(
 
     ``log`` as in ``evaluate``. Raises ArtifactError, DataError, SpecError.
     """
-    spec = spec if isinstance(spec, Spec) else Spec.load(spec)
     settings = settings or Settings()
     loaded = load_artifact(artifact)
     _check_plans(settings.plans, loaded.model.config.num_levels)
-    check_same_tasks(loaded.spec, spec)
-    raw = load_dataset(spec)
-    examples = load_examples(spec, raw)
-    served = replace_data(loaded.spec, spec)
-    with opened_log(log, artifact) as event_log:
-        import_log(spec, raw, event_log)
-        counters = Counters.rebuild(served, event_log, raw.items, raw.users)
-        held_out = HeldOut(served, examples, loaded.encoder, event_log, counters, raw.items, raw.users)
+    with _held_out(artifact, loaded, spec, log) as held_out:
         plans = ladder_plans(loaded, settings.candidates)
         tuned = fit_precision(held_out, loaded.model, plans, settings, on_phase=on_phase)
     if write:
         on_phase(f"written: {write_policy(tuned.policy, Path(artifact))}")
     return tuned
+
+
+def judge_split(
+    artifact: str | Path,
+    spec: Spec | str | Path,
+    log: EventLog | str | None,
+    policy: PrecisionPolicy,
+    split: str,
+    most_requests: int,
+) -> dict[str, Any]:
+    """What a policy costs on a split at full depth against fp32, with intervals by bootstrap over users."""
+    loaded = load_artifact(artifact)
+    with _held_out(artifact, loaded, spec, log) as held_out:
+        loader, _ = held_out.requests(split, most_requests, batch_requests=BATCH_REQUESTS)
+        batches = [batch for batch in loader.epoch(0) if len(batch.item_row)]
+        judge = Judge(FullDepth(held_out.spec, loaded.model, loaded.encoder, held_out.items), batches)
+    served = in_formats(loaded.model, policy.choices)
+    return judge.accuracy(served).to_plain() | {"requests": judge.num_requests, "intervals": judge.intervals(served)}
+
+
+@contextmanager
+def _held_out(
+    path: str | Path, artifact: Artifact, spec: Spec | str | Path, log: EventLog | str | None
+) -> Iterator[HeldOut]:
+    """Where held-out requests of the artifact's dataset come from."""
+    spec = spec if isinstance(spec, Spec) else Spec.load(spec)
+    check_same_tasks(artifact.spec, spec)
+    raw = load_dataset(spec)
+    examples = load_examples(spec, raw)
+    served = replace_data(artifact.spec, spec)
+    with opened_log(log, path) as event_log:
+        import_log(spec, raw, event_log)
+        counters = Counters.rebuild(served, event_log, raw.items, raw.users)
+        yield HeldOut(served, examples, artifact.encoder, event_log, counters, raw.items, raw.users)
 
 
 def ladder_plans(artifact: Artifact, usual: int | None) -> list[Plan]:

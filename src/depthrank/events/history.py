@@ -110,6 +110,12 @@ def pick_rows(rows: Rows, mask: npt.NDArray[np.bool_]) -> Rows:
     return rows if mask.all() else rows.take(mask.nonzero()[0])
 
 
+def batch_of_one(history: History) -> HistoryBatch:
+    """One history as a batch."""
+    columns = (np.ascontiguousarray(getattr(history, name)) for name in _BATCH_COLUMNS)
+    return HistoryBatch(np.array([0, len(history)]), *columns)
+
+
 def batch_of_rows(rows_of_user: Sequence[Rows], user_of_request: Int64, as_of_ms: Int64, limit: int) -> HistoryBatch:
     """The histories of n requests, given each user's rows (already of the wanted actions) in order.
 

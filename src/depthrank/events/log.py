@@ -101,6 +101,7 @@ class EventLog(ABC):
     url: str
     durable: bool
     read_only: bool
+    may_hang: bool = False  # reached over a network: a read may take as long as a server is stopped
 
     @staticmethod
     def open(
@@ -161,6 +162,10 @@ class EventLog(ABC):
 
         Each batch is a snapshot of its own; what is removed meanwhile is missing from later batches.
         """
+
+    def storage_folder(self) -> Path | None:
+        """The folder whose disk the log fills; None where it lies on another machine."""
+        return None
 
     def some_users(self, limit: int) -> list[str]:
         """The first ``limit`` users that the log names, in the order of their first events."""

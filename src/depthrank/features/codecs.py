@@ -124,20 +124,23 @@ class NumericCodec:
 
     def write(self, source: Source, ids: IdsOut, floats: FloatsOut) -> None:
         assert not self.within_request, "needs the requests: write_within"
-        self._write(source, floats)
+        values, missing = source.numbers()
+        floats[:, 0] = self.scale.apply(values, missing)
+        floats[:, 1] = missing
 
     def write_within(self, source: Source, request_of_candidate: NDArray[np.int64], floats: FloatsOut) -> None:
         """``request_of_candidate`` int64 [N]."""
-        values, missing = self._write(source, floats)
-        num_requests = int(request_of_candidate.max(initial=-1)) + 1
-        floats[:, 2], floats[:, 3] = rank_within(values, missing, request_of_candidate, num_requests)
-
-    def _write(self, source: Source, floats: FloatsOut) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
         values, missing = source.numbers()
-        scaled = self.scale.apply(values, missing)
-        floats[:, 0] = scaled
-        floats[:, 1] = missing
-        return scaled, missing
+        # Sorted values are looked up among the knots, and sorted again by rank_within, in a fraction of the time; every
+        # row's numbers are those that it has in its own place.
+        order = np.argsort(values)
+        missing, request = missing.take(order), request_of_candidate.take(order)
+        written = np.empty((len(order), 4), np.float32)
+        scaled = self.scale.apply(values.take(order), missing)
+        written[:, 0], written[:, 1] = scaled, missing
+        num_requests = int(request_of_candidate.max(initial=-1)) + 1
+        written[:, 2], written[:, 3] = rank_within(scaled, missing, request, num_requests)
+        floats[order] = written
 
     def write_missing(self, ids: IdsOut, floats: FloatsOut) -> None:
         floats[:] = 0.0

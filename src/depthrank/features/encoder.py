@@ -136,7 +136,8 @@ class FeatureEncoder:
         """The request side of R requests.
 
         users: R ids; user_rows, time_ms int64 [R]; contexts: R values a column, a missing column meaning missing values
-        and an unknown one nothing; history [R], None only where ``reads_history`` is False. Raises RequestError naming every value that cannot be used (``$.context.device``).
+        and an unknown one nothing; history [R], None only where ``reads_history`` is False. Raises RequestError naming
+        every value that cannot be used (``$.context.device``).
         """
         time_ms = np.clip(time_ms, -MAX_TIME_MS, MAX_TIME_MS)
         out = self._request.empty(len(users))
@@ -264,7 +265,8 @@ class FeatureEncoder:
         floats: list[FloatSlot] = []
         steps = []
         for part in parts:
-            codec = None if part.origin in ("counter", "history", "match") else codec_of(part, self.learned.get(part.name))
+            without = part.origin in ("counter", "history", "match")
+            codec = None if without else codec_of(part, self.learned.get(part.name))
             first_id, first_float = ids[-1].stop if ids else 0, floats[-1].stop if floats else 0
             for table in codec.tables if codec else ():
                 start = ids[-1].stop if ids else 0

@@ -88,7 +88,8 @@ def _learned(
                 raise ArtifactError(f"{path}: the statistics of {name!r} are missing or altered")
             learned[name] = NumericScale(stats)
         else:
-            assert isinstance(feature, (Counter, HistoryCount, HistoryMatch, Position)) or feature.source, "learns nothing"
+            kinds = (Counter, HistoryCount, HistoryMatch, Position)
+            assert isinstance(feature, kinds) or feature.source, "learns nothing"
     return learned
 
 

@@ -61,7 +61,8 @@ class NumericScale:
 
     def apply(self, values: Floats, missing: NDArray[np.bool_]) -> Floats:
         """Transformed values, float64 [n], finite; 0 where ``missing``."""
-        x = np.clip(np.where(missing, 0.0, values), -_MAX_INPUT, _MAX_INPUT)
+        some_missing = missing.any()
+        x = np.clip(np.where(missing, 0.0, values) if some_missing else values, -_MAX_INPUT, _MAX_INPUT)
         if self.stats.transform == "rank":
             y = self._rank(x)
         elif self.stats.transform == "none":
@@ -69,14 +70,14 @@ class NumericScale:
         else:
             x = _signed_log(x) if self.stats.transform == "log" else x
             y = np.clip((x - self.stats.mean) / self.stats.deviation, -_MAX_STANDARD, _MAX_STANDARD)
-        return np.where(missing, 0.0, y)
+        return np.where(missing, 0.0, y) if some_missing else y
 
     def _rank(self, x: Floats) -> Floats:
         if not len(self._knots):
             return np.zeros_like(x)
         x = np.clip(x, self._knots[0], self._knots[-1])
         j = np.searchsorted(self._knots, x, side="right") - 1
-        y = self._levels[j] + self._slopes[j] * (x - self._knots[j])
+        y = self._levels.take(j) + self._slopes.take(j) * (x - self._knots.take(j))
         return np.clip(y, -1.0, 1.0)
 
 

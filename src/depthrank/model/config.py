@@ -5,7 +5,7 @@ Legend of sizes: D width, E embedding width, H heads, T tokens.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
@@ -17,7 +17,15 @@ from depthrank.schema.dataset import EventsFile
 from depthrank.schema.settings import ModelSettings
 from depthrank.tables import ROW_FORMATS, RowFormat, TableSlot
 
-_UNPLANNED = {"own_rows": None, "pool": (0, 0), "has_directory": False}
+# What was added after the first release, at its default.
+_ADDED_TO_SLOTS = {"own_rows": None, "pool": (0, 0), "has_directory": False}
+_ADDED_TO_SIDES = {"row_format": "fp32"}
+_ADDED_TO_LEVELS = {"cross_layers": 0, "cross_rank": 16, "corrects": True}
+_ADDED = {"recency": True}
+
+
+def _without_defaults(plain: dict[str, Any], added: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in plain.items() if name not in added or value != added[name]}
 
 
 @dataclass(frozen=True)
@@ -41,11 +49,8 @@ class SideConfig:
     def to_plain(self) -> dict[str, Any]:
         """Plain data; what is as without a plan is left out, so that such a model is what it always was."""
         plain = asdict(self)
-        slots = [
-            {k: v for k, v in slot.items() if k not in _UNPLANNED or v != _UNPLANNED[k]} for slot in plain["slots"]
-        ]
-        told = {"slots": slots, "num_floats": self.num_floats}
-        return told if self.row_format == "fp32" else {**told, "row_format": self.row_format}
+        plain["slots"] = [_without_defaults(slot, _ADDED_TO_SLOTS) for slot in plain["slots"]]
+        return _without_defaults(plain, _ADDED_TO_SIDES)
 
     @classmethod
     def from_plain(cls, plain: dict[str, Any]) -> SideConfig:
@@ -64,6 +69,7 @@ class LevelConfig:
     ``width`` of its candidate states (None: the encoder's). ``experts``: feed-forward parts per attention layer, of
     which a candidate runs through one. ``skipping``: share of training steps that leave out its last attention layers,
     so that a request may. ``cross_layers`` of crosses of raw inputs, of rank ``cross_rank``.
+    ``corrects``: its head is added to the logits of the level before it; otherwise to the prior, starting anew.
     """
 
     reads: tuple[int, ...]
@@ -75,6 +81,7 @@ class LevelConfig:
     skipping: float = 0.0
     cross_layers: int = 0
     cross_rank: int = 16
+    corrects: bool = True
 
 
 @dataclass(frozen=True)
@@ -141,6 +148,11 @@ class ModelConfig:
         """Whether some level crosses raw inputs."""
         return any(level.cross_layers for level in self.levels)
 
+    def with_sides(self, sides: Mapping[str, SideConfig]) -> ModelConfig:
+        """The config with some sides (request, item, candidate) as given."""
+        request, item = sides.get("request", self.request), sides.get("item", self.item)
+        return replace(self, request=request, item=item, candidate=sides.get("candidate", self.candidate))
+
     @property
     def num_positions(self) -> int:
         """Positions a history and a query after it can take: the start token, L events, the query."""
@@ -152,9 +164,12 @@ class ModelConfig:
         return max([self.router_layers, *(max(level.reads, default=-1) + 1 for level in self.levels)])
 
     def to_plain(self) -> dict[str, Any]:
-        """Plain data for the manifest."""
+        """Plain data for the manifest. What later versions added is left out at its default, so that a model from
+        before is what it was (its identity binds what was fitted for it)."""
         sides = {side: getattr(self, side).to_plain() for side in ("request", "item", "candidate")}
-        return {**asdict(self), **sides}
+        plain = {**asdict(self), **sides}
+        plain["levels"] = tuple(_without_defaults(level, _ADDED_TO_LEVELS) for level in plain["levels"])
+        return _without_defaults(plain, _ADDED)
 
     @classmethod
     def from_plain(cls, plain: dict[str, Any]) -> ModelConfig:
@@ -269,7 +284,12 @@ def derive_model_config(
 
 def _with_settings(level: LevelConfig, settings: ModelSettings) -> LevelConfig:
     """The level as the spec's model section changes it."""
-    level = replace(level, experts=settings.feed_forward_experts, skipping=settings.layer_skipping)
+    level = replace(
+        level,
+        experts=settings.feed_forward_experts,
+        skipping=settings.layer_skipping,
+        corrects=settings.levels_correct,
+    )
     for name in ("interaction_layers", "cross_layers"):
         if (value := getattr(settings, name)) is not None:
             level = replace(level, **{name: value})

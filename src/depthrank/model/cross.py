@@ -2,13 +2,13 @@
 
 With x_0 = [u; c], ``x_{l+1} = x_l + x_0 * (B_l V_l x_l + b_l)``, and the tasks' logits are ``W x_layers``. Every x_l is
 ``x_0 * g_l`` with a gate g_l that is linear in the k numbers ``h_m = V_m x_m`` of the layers before it. So the
-request's half of each product, ``V_l (u * g_l)``, is a small matrix M_l(u) times [1; h_0; ...; h_{l-1}]: M_l is computed
-once a request, and nothing as wide as u is ever held for a candidate. Exact up to rounding.
+request's half of each product, ``V_l (u * g_l)``, is a small matrix M_l(u) times [1; h_0; ...; h_{l-1}], computed once
+a request, and nothing as wide as u is ever held for a candidate. Exact up to rounding.
 
 Tokens are compressed and normed before they meet; what depends on a product of two raw columns (a rate and a scenario)
 is learned here from few examples (docs/quality.md).
 
-Legend: R requests, N candidates, U request inputs, C candidate inputs, k rank, J = 1 + k l columns before layer l,
+Legend: R requests, N candidates, U request inputs, C candidate inputs, X = U + C, k rank, J = 1 + k l columns before layer l,
 K tasks.
 """
 
@@ -30,7 +30,21 @@ class CrossNetwork(nn.Module):
         self.head = nn.Parameter(torch.zeros(num_out, num_in))
 
     def forward(self, candidate_NC: Tensor, request_RU: Tensor, request_of_candidate_N: Tensor) -> Tensor:
-        """Logits to add, [N, K]."""
+        """Logits to add, [N, K]. M_l costs what about k J / 2 candidates cost: with fewer a request, rows are whole."""
+        worth_sharing = self.down[0].shape[0] * request_RU.shape[0]
+        if candidate_NC.shape[0] < worth_sharing and request_RU.shape[0] > 1:
+            return self.pair_by_pair(torch.cat((request_RU[request_of_candidate_N], candidate_NC), dim=1))
+        return self.shared(candidate_NC, request_RU, request_of_candidate_N)
+
+    def pair_by_pair(self, x_NX: Tensor) -> Tensor:
+        """Logits of whole rows [request inputs; candidate inputs]."""
+        now_NX = x_NX
+        for down, up, bias in zip(self.down, self.up, self.bias, strict=True):
+            now_NX = torch.addcmul(now_NX, x_NX, torch.addmm(bias, now_NX @ down.T, up.T))
+        return now_NX @ self.head.T
+
+    def shared(self, candidate_NC: Tensor, request_RU: Tensor, request_of_candidate_N: Tensor) -> Tensor:
+        """The same with the request's half done once a request."""
         u = self.num_request
         gate_XJ = self.head.new_ones(self.head.shape[1], 1)
         gate_NC = torch.ones_like(candidate_NC)

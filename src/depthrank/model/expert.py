@@ -94,6 +94,8 @@ class RequestView:
 class Expert(nn.Module):
     """One level: logits [N, K] and the next candidate states."""
 
+    prior_K: Tensor
+
     def __init__(self, config: ModelConfig, number: int, cross_inputs: tuple[int, int] = (0, 0)) -> None:
         """Level ``number``; ``cross_inputs``: columns that a cross network reads of a request and of a candidate."""
         super().__init__()
@@ -123,6 +125,8 @@ class Expert(nn.Module):
         self.head = nn.Linear(width, len(config.tasks), bias=False)
         nn.init.zeros_(self.head.weight)
         self.dropout = Dropout(config.dropout)
+        self.corrects = level.corrects
+        self.register_buffer("prior_K", torch.tensor(config.prior_logit, dtype=torch.float32), persistent=False)
 
     @property
     def depth(self) -> int:
@@ -165,7 +169,8 @@ class Expert(nn.Module):
         if self.cross is not None:
             assert candidates.inputs_NC is not None and view.inputs_RU is not None
             correction_NK = correction_NK + self.cross(candidates.inputs_NC, view.inputs_RU, request_of_candidate_N)
-        return logits_before_NK + correction_NK, replace(candidates, x_ND=pooled_ND)
+        before_NK = logits_before_NK if self.corrects else self.prior_K
+        return before_NK + correction_NK, replace(candidates, x_ND=pooled_ND)
 
     def _interact(
         self, x_ND: Tensor, candidates: CandidateState, view: RequestView, request_of_candidate_N: Tensor

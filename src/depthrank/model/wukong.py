@@ -4,8 +4,8 @@ A layer (Wukong, arXiv 2403.02545, without biases): ``norm([FMB(X); LCB(X)] + W_
 ``FMB(X) = mlp(norm(flatten(X (X^T Y))))``. LCB and the residual are linear in the same X, so their sum is one map: the
 layer is ``norm([FMB(X) + M_1 X; M_2 X])``. In the first layer X = [U; C], U the same for all candidates of a request:
 ``M X = M_u U + M_c C``, and ``U U^T`` is done once a request. From the second layer on everything is mixed. The
-factorization machine runs as ``(X X^T) Y``: per token and width 2 T operations, where ``X (X^T Y)`` takes 4 k, and small
-products after it (measured: 0.6 to 0.8 of the time). What is given up: nothing, all is exact up to rounding.
+factorization machine runs as ``(X X^T) Y``: per token and width 2 T operations, where ``X (X^T Y)`` takes 4 k, and
+small products after it (measured: 0.6 to 0.8 of the time). What is given up: nothing, all is exact up to rounding.
 
 Legend: R requests, N candidates, U request tokens, C candidate tokens, T = U + C, O tokens out, F of them from the
 factorization machine, D width, k rank.

@@ -47,12 +47,18 @@ def in_formats(model: Model, choices: Mapping[str, LayerChoice]) -> Model:
         if choice.format not in formats_of(layers[name]):
             known = ", ".join(formats_of(layers[name]))
             raise ArtifactError(f"layer {name} cannot run in {choice.format}; it has {known}")
-    copied = _copy_of(model, {})
-    for name, choice in choices.items():
-        if choice.format is not Format.FP32:
-            parent, _, own = name.rpartition(".")
-            setattr(copied.get_submodule(parent), own, _formatted(layers[name], choice))
+    made = {n: _formatted(layers[n], c) for n, c in choices.items() if c.format is not Format.FP32}
+    copied = replaced(model, made)
     _hand_on_rounded_(copied)
+    return copied
+
+
+def replaced(model: Model, made: Mapping[str, nn.Module]) -> Model:
+    """A copy of the model with other modules in the named places, sharing everything else."""
+    copied = _copy_of(model, {})
+    for name, module in made.items():
+        parent, _, own = name.rpartition(".")
+        setattr(copied.get_submodule(parent), own, module.eval())
     return copied
 
 

@@ -15,11 +15,13 @@ import torch
 from torch import Tensor, nn
 
 from depthrank.precision.attention_layer import AttentionLayer
-from depthrank.precision.in_formats import layers_of
+from depthrank.precision.formats import LayerChoice
+from depthrank.precision.in_formats import in_formats, layers_of
 from depthrank.precision.int8_linear import fitted_scale
 
 ROWS_KEPT = 512
 ROWS_A_CALL = 16
+ATTENTION_ERROR = 3e-5
 
 
 @dataclass
@@ -38,6 +40,17 @@ class Seen:
     def input_scale(self) -> float:
         """The int8-static scale of this layer's inputs."""
         return fitted_scale(torch.cat(self.sample)) if self.sample else 1.0
+
+
+@torch.inference_mode()
+def output_error(layer: nn.Module, seen: Seen, choice: LayerChoice) -> float:
+    """Squared error of a layer's outputs in a format on its sampled inputs, over their squared size: what a format does
+    to a layer, before anything is known of what the layer does to the model. Attention: that of bf16 rounding."""
+    if isinstance(layer, AttentionLayer) or not seen.sample:
+        return ATTENTION_ERROR
+    x_MK = torch.cat(seen.sample)
+    exact, rounded = layer(x_MK), in_formats(nn.Sequential(layer), {"0": choice})(x_MK)
+    return float((rounded - exact).square().sum() / exact.square().sum().clamp_min(1e-12))
 
 
 @contextmanager

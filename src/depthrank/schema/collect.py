@@ -1,9 +1,9 @@
 """Plain data (from YAML or JSON) to frozen structs, collecting every mistake instead of stopping at the first.
 
 msgspec converts the leaves; this walk adds what it does not do: all problems in one run, the nearest known name, and
-durations and sizes. Wrong parts are left out of the result, so that checks between fields still see the rest; a caller must look
-at ``problems`` first. Supported types: msgspec Structs, ``dict[str, T]``, ``tuple[T, ...]``, ``T | None``, unions of
-Structs told apart by ``kind`` or by plain-or-struct, ``Literal`` and scalars.
+durations and sizes. Wrong parts are left out of the result, so that checks between fields still see the rest; a caller
+must look at ``problems`` first. Supported types: msgspec Structs, ``dict[str, T]``, ``tuple[T, ...]``, ``T | None``,
+unions of Structs told apart by ``kind`` or by plain-or-struct, ``Literal`` and scalars.
 """
 
 from __future__ import annotations

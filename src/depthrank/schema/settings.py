@@ -69,8 +69,9 @@ class ModelSettings(Section, frozen=True, kw_only=True):
     a request may. ``levels`` beyond the router: the preset's first so many; 0 leaves the router alone. Of each of them:
     ``expert_layers`` of target attention (0: none), ``interaction_layers`` of tokens (0: none), and ``cross_layers``,
     products of raw inputs, which pay where examples are few and columns tell much. ``time_gaps``: the encoder sees the
-    time between events; ``recency``: target attention sees how old they are. ``foreign``: levels that are your own
-    modules.
+    time between events; ``recency``: target attention sees how old they are. ``levels_correct``: a level adds to the
+    logits before it; false: each starts anew, where a router that learns examples by heart would spoil the level behind
+    it. ``foreign``: levels that are your own modules.
     """
 
     preset: Literal["demo", "small", "medium", "large"] = "demo"
@@ -85,6 +86,7 @@ class ModelSettings(Section, frozen=True, kw_only=True):
     feature_dropout: Fraction | None = None
     time_gaps: bool = True
     recency: bool = True
+    levels_correct: bool = True
     feed_forward_experts: Annotated[int, Meta(ge=1, le=64)] = 1
     layer_skipping: Fraction = 0.0
     foreign: tuple[ForeignSettings, ...] = ()
@@ -132,7 +134,8 @@ class TrainingSettings(Section, frozen=True, kw_only=True):
     ``distillation`` weighs the pull of shallow levels towards the deepest, ``survival`` the loss that keeps the deepest
     level's top items inside shallower levels' top ``survival_widths``. ``validation_requests``: a fixed random part of
     validation. ``min_window``: a training request may read its history from a later event on, so that more requests
-    share an encoding, as long as this share of ``history.length`` is left; 1: exactly what serving reads.
+    share an encoding, as long as this share of ``history.length`` is left; 1: exactly what serving reads. ``exits``:
+    the levels that learn the labels; with ``deepest`` the others are parts of it and no exits (for ablations).
     """
 
     epochs: Annotated[int, Meta(ge=0, le=1_000_000)] = 10
@@ -147,6 +150,7 @@ class TrainingSettings(Section, frozen=True, kw_only=True):
     minutes: Annotated[float, Meta(gt=0)] | None = None
     deep_negatives: Count | None = None
     survivor_share: Annotated[float, Meta(ge=0, le=1)] = 0.5
+    exits: Literal["all", "deepest"] = "all"
     distillation: Annotated[float, Meta(ge=0)] = 0.2
     survival: Annotated[float, Meta(ge=0)] = 0.0
     survival_widths: tuple[Count, ...] = (50, 200)

@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from pathlib import Path
 
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
@@ -33,6 +34,7 @@ from depthrank.server.settings import ServerSettings
 from depthrank.server.settings_endpoint import show_settings
 from depthrank.server.status.endpoint import show_sample, show_status
 from depthrank.server.status_endpoints import live, ready, show_metrics
+from depthrank.server.telemetry.spans import Tracing
 from depthrank.server.users_endpoint import erase_user, show_history
 from depthrank.server.workers.engines import Engines
 
@@ -78,23 +80,32 @@ def create_app(
     clock: Callable[[], int] = now_ms,
     monotonic_s: Callable[[], float] = time.monotonic,
     engines: Engines | None = None,
+    storage: Path | None = None,
 ) -> Starlette:
     """The application over a loaded ranker, for uvicorn or for mounting in somebody's own service.
 
     Its lifespan warms the ranker (``/health/ready`` says when) and, at the end, finishes what was admitted. The ranker
     stays open: it is the caller's. ``monotonic_s`` times quotas and the reading of token files; ``engines``
-    run the requests, by default in this process.
-    Raises TokensError where a token file cannot be used.
+    run the requests, by default in this process; ``storage``: the folder that the event log lies in, if any.
+    Raises TokensError where a token file cannot be used, TracingError where traces are wanted without OpenTelemetry.
     """
     settings = settings or ServerSettings()
     access, tokens = settings.access, Tokens(settings.access, monotonic_s)
-    service = Service(ranker, settings, clock, engines)
+    service = Service(ranker, settings, clock, engines, storage)
+    tracing = Tracing() if settings.telemetry.tracing else None
+    service.watchers += [] if tracing is None else [tracing]
     quotas = Quotas(access.quotas, monotonic_s, service.metrics.registry)
     path_of = {route.endpoint: route.path.replace(":path", "") for route in ROUTES}
     app = Starlette(
         routes=ROUTES,
         middleware=[
-            Middleware(Conversation, metrics=service.metrics, path_of=path_of),
+            Middleware(
+                Conversation,
+                metrics=service.metrics,
+                path_of=path_of,
+                access_log=settings.telemetry.access_log,
+                tracing=tracing,
+            ),
             Middleware(Access, settings=access, tokens=tokens, quotas=quotas, registry=service.metrics.registry),
         ],
         exception_handlers=HANDLERS,

@@ -24,7 +24,7 @@ async def upsert_items(http: HttpRequest) -> Response:
     service: Service = http.app.state.service
     body = await read_body(http, service.settings)
     columns = await service.decode(decode_upsert, body, service.settings.limits)
-    result = await service.in_log_pool(service.ranker.upsert_items, columns)
+    result = await service.in_log_pool(service.disk.guarded(service.ranker.upsert_items), columns)
     return json_answer(Upsert(result.inserted, result.updated, result.generation))
 
 

@@ -69,12 +69,20 @@ class RankerMetrics(Collector):
         for how in ("warm", "extended", "cold"):
             found.add_metric([how], measured.get(f"user_states_{how}", 0.0))
         yield found
+        unread = measured.get("histories_unread", 0.0)
+        yield CounterMetricFamily(
+            "depthrank_histories_unread", "Requests ranked without history, as the log failed", unread
+        )
+        down = measured.get("log_down", 0.0)
+        yield GaugeMetricFamily("depthrank_log_unreadable", "1 while the latest read of the event log failed", down)
         evicted = measured.get("user_states_evicted", 0.0)
         yield CounterMetricFamily("depthrank_user_states_evicted", "User states dropped for room", value=evicted)
         held = measured.get("user_states_held", 0.0)
         yield GaugeMetricFamily("depthrank_user_states", "User states in the cache", value=held)
         size = measured.get("user_state_bytes", 0.0)
         yield GaugeMetricFamily("depthrank_user_state_bytes", "Bytes of the user states in the cache", value=size)
+        tuned = measured.get("layers_tuned", 0.0)
+        yield GaugeMetricFamily("depthrank_layers_tuned", "Layers in another format than fp32", value=tuned)
         error = GaugeMetricFamily("depthrank_cost_error", "|predicted - actual| / actual", labels=["quantile"])
         for quantile, name in (("0.5", "cost_error_p50"), ("0.9", "cost_error_p90")):
             if name in measured:

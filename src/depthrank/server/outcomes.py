@@ -23,6 +23,7 @@ from depthrank.server.models.model_metrics import ModelMetrics
 from depthrank.server.models.shadow import Shadow
 from depthrank.server.served import ServedImpressions
 from depthrank.server.settings import ServerSettings
+from depthrank.server.status.disk_watermark import DiskWatermark
 
 logger = logging.getLogger("depthrank.server")
 
@@ -37,6 +38,7 @@ class Outcomes:
         metrics: ServerMetrics,
         busy: Callable[[], bool],
         clock: Callable[[], int],
+        disk: DiskWatermark,
     ) -> None:
         self._models, self._settings, self._clock = models, settings, clock
         folder = decision_folder(models, settings)
@@ -45,7 +47,7 @@ class Outcomes:
         self.audit = None if folder is None else Audit(folder, clock)
         self.drift = Drift(models.spec, settings.decisions.drift_hours, settings.decisions.drift_impressions)
         self.shadow = Shadow(models, busy)
-        self.served = ServedImpressions(models.record_served, settings.served_queue, metrics)
+        self.served = ServedImpressions(disk.guarded(models.record_served), settings.served_queue, metrics)
         models.canary.quality = self.drift
         metrics.registry.register(ModelMetrics(models, self.shadow))
         metrics.registry.register(DriftMetrics(self.drift))
@@ -54,6 +56,8 @@ class Outcomes:
     def trouble(self) -> list[str]:
         """What is being lost now, for ``/health/ready``."""
         told = []
+        if self._models.measures().get("log_down"):
+            told.append("the event log cannot be read: requests are ranked without history")
         if self.served.trouble:
             told.append(f"served impressions are being lost: {self.served.trouble}")
         if self.decisions.trouble:

@@ -82,7 +82,7 @@ def _serve_in_process(
 
     models = Models(load(artifact), load, settings.models, path=artifact, owns_first=True)
     try:
-        run(models, listener, settings, on_started)
+        run(models, listener, settings, on_started, storage=log.storage_folder())
     finally:
         models.close()
 
@@ -101,7 +101,7 @@ def _serve_by_processes(
     fleet = Fleet(workers, log, settings.limits, settings.workers, user_state_bytes)
     try:
         models = Models(fleet.load(artifact), fleet.load, settings.models, path=artifact, owns_first=True)
-        run(models, listener, settings, on_started, fleet)
+        run(models, listener, settings, on_started, fleet, log.storage_folder())
         models.close()
     finally:
         fleet.close()
@@ -119,10 +119,11 @@ def run(
     settings: ServerSettings,
     on_started: Callable[[str], object] | None = None,
     engines: Engines | None = None,
+    storage: Path | None = None,
 ) -> None:
     """Serve a loaded ranker on a bound socket until SIGTERM or SIGINT; raises as ``serve``."""
     settings = msgspec.structs.replace(settings, access=for_listener(settings.access, listener))
-    app = create_app(ranker, settings, engines=engines)
+    app = create_app(ranker, settings, engines=engines, storage=storage)
     DrainingServer(uvicorn_config(app, settings), app.state.service, on_started).run(sockets=[listener])
 
 

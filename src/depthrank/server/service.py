@@ -7,6 +7,7 @@ import logging
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from enum import Enum
+from pathlib import Path
 from time import perf_counter
 from typing import Protocol, TypeVar
 
@@ -24,7 +25,8 @@ from depthrank.server.models import Models
 from depthrank.server.outcomes import Outcomes
 from depthrank.server.ranker_port import ServedRanker
 from depthrank.server.settings import ServerSettings
-from depthrank.server.status import LiveStatus
+from depthrank.server.status.disk_watermark import DiskWatermark
+from depthrank.server.status.live import LiveStatus
 from depthrank.server.status.process_tree import ProcessTreeMetrics
 from depthrank.server.workers.engines import Engines, Pass, ThreadEngines, Work
 
@@ -60,8 +62,9 @@ class Service:
         settings: ServerSettings,
         clock: Callable[[], int] = now_ms,
         engines: Engines | None = None,
+        storage: Path | None = None,
     ) -> None:
-        """``engines``: what runs the requests; by default threads of this process."""
+        """``engines``: what runs the requests; by default threads of this process. ``storage``: the log's folder."""
         self.models = ranker if isinstance(ranker, Models) else Models(ranker, settings=settings.models)
         self.ranker: ServedRanker = self.models
         self.settings = settings
@@ -75,7 +78,8 @@ class Service:
             self.engines, settings.admission, settings.rank_queue, clock, on_pass=self._count_pass
         )
         self.log_pool = BoundedPool("log", settings.log_threads, settings.log_queue)
-        self.outcomes = Outcomes(self.models, settings, self.metrics, self._is_busy, clock)
+        self.disk = DiskWatermark(storage, settings.storage, self.metrics.registry)
+        self.outcomes = Outcomes(self.models, settings, self.metrics, self._is_busy, clock, self.disk)
         self._newest_event_ms = -1
         self._phase, self._closed = Phase.WARMING, False
         self._export_gauges()
@@ -115,7 +119,7 @@ class Service:
     @property
     def trouble(self) -> list[str]:
         """What works less than fully, for people."""
-        return [*self.engines.trouble(), *self.outcomes.trouble]
+        return [*self.engines.trouble(), *self.outcomes.trouble, *self.disk.trouble]
 
     def rank(
         self, request: Request, request_id: str, client: str | None = None, arrived_s: float | None = None
@@ -192,7 +196,7 @@ class Service:
         """Append events; returns when they are durable and readable."""
         now = self.clock()
         with self.metrics.append_seconds.time():
-            result = await self.in_log_pool(self.ranker.append, events)
+            result = await self.in_log_pool(self.disk.guarded(self.ranker.append), events)
         past = events.time_ms[events.time_ms <= now]
         if len(past):
             self._newest_event_ms = max(self._newest_event_ms, int(past.max()))

@@ -17,6 +17,8 @@ from depthrank.server.admission.settings import AdmissionSettings
 from depthrank.server.after_ranking.settings import AfterSettings
 from depthrank.server.decisions.settings import DecisionSettings
 from depthrank.server.models.settings import ModelSettings
+from depthrank.server.status.disk_watermark import StorageSettings
+from depthrank.server.telemetry.settings import TelemetrySettings
 from depthrank.server.workers.settings import WorkerSettings
 
 AtLeastOne = Annotated[int, Meta(ge=1)]
@@ -36,8 +38,8 @@ class ServerSettings(msgspec.Struct, frozen=True, kw_only=True):
     served_queue: answers whose impressions wait to be logged; beyond it they are dropped and counted.
     body_timeout_s: a body that takes longer is a 408. drain_timeout_s: how long SIGTERM waits for requests under way.
     max_history: events that a history returns. decode_in_thread_bytes: larger bodies are not decoded on the event loop.
-    access: tokens, TLS, quotas, connections. models: versions, canary, shadow. decisions: records and drift. after: filters,
-    caps, diversity and exploration.
+    access: tokens, TLS, quotas, connections. models: versions, canary, shadow. decisions: records and drift. after:
+    filters, caps, diversity and exploration. storage: what stays free of the disk. telemetry: log lines and traces.
     """
 
     limits: Limits = Limits()
@@ -58,6 +60,8 @@ class ServerSettings(msgspec.Struct, frozen=True, kw_only=True):
     models: ModelSettings = ModelSettings()
     decisions: DecisionSettings = DecisionSettings()
     after: AfterSettings = AfterSettings()
+    storage: StorageSettings = StorageSettings()
+    telemetry: TelemetrySettings = TelemetrySettings()
 
 
 def redacted(settings: ServerSettings) -> dict[str, Any]:

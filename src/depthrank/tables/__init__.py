@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from depthrank.tables.fused_table import FusedTable, rows_left_out
-from depthrank.tables.overlay import OverlaidRows, PackedSource, RowSet, overlaid, packed_parts, packed_source
 from depthrank.tables.hot_rows import HotRows
+from depthrank.tables.missing_rows import note_missing, noting_missing_rows
+from depthrank.tables.overlay import OverlaidRows, PackedSource, RowSet, overlaid, packed_parts, packed_source
 from depthrank.tables.row_file import RowFile, write_row_file
 from depthrank.tables.row_format import ROW_FORMATS, RowFormat, pack_rows, row_bytes, unpack_rows
 from depthrank.tables.row_map import RowMap, TableSlot
@@ -25,6 +26,8 @@ __all__ = [
     "RowSource",
     "ServedTable",
     "TableSlot",
+    "note_missing",
+    "noting_missing_rows",
     "overlaid",
     "pack_rows",
     "packed_parts",

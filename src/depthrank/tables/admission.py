@@ -18,7 +18,7 @@ from depthrank.tables.fused_table import FusedTable
 from depthrank.tables.pruning import FIRST_KNOWN, first_rows
 from depthrank.tables.row_map import HASHED, TableSlot
 
-EVERY_STEPS = 50
+EVERY_STEPS = 10
 
 
 @dataclass(frozen=True)

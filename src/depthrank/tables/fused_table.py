@@ -21,7 +21,6 @@ from torch import Tensor, nn
 from depthrank.tables.row_format import RowFormat, pack_rows
 from depthrank.tables.row_map import RowMap, TableSlot
 
-
 _ROWS_LEFT_OUT: ContextVar[bool] = ContextVar("rows_left_out", default=False)
 
 

@@ -111,7 +111,7 @@ def plan_tables(
 
 
 def _usable(width: int) -> tuple[RowFormat, ...]:
-    """The formats that rows of this width may have, the widest first; bf16 is left out, int8 is as exact and smaller."""
+    """The formats that rows of this width may have, the widest first; no bf16: int8 is as exact and smaller."""
     return tuple(form for form in ROW_FORMATS if form != "bf16" and not (form == "int4" and width % 2))
 
 
@@ -155,7 +155,9 @@ def _split(traffic: Sequence[SlotTraffic], own_rows: int, pool_rows: int) -> tup
     left -= int(taken.sum())
     for i in sorted(range(len(traffic)), key=lambda i: traffic[i].slot.num_rows):
         missing = traffic[i].slot.num_rows - own[i]
-        if not traffic[i].by_frequency and missing <= left:  # all of it or nothing: none of its ids is known to be frequent
+        if (
+            not traffic[i].by_frequency and missing <= left
+        ):  # all of it or nothing: none of its ids is known to be frequent
             own[i], left = own[i] + missing, left - missing
     hashed = {side: 0 for side in sorted({t.side for t in traffic})}
     for t, rows in zip(traffic, own, strict=True):
@@ -195,7 +197,9 @@ def _described(
         slots.setdefault(t.side, []).append(
             replace(t.slot, own_rows=None if is_whole else rows, pool=(0, 0) if is_whole else part)
         )
-        in_pool = sum(o.slot.num_rows - r for o, r, p in zip(traffic, own, parts, strict=True) if p == part and o.side == t.side)
+        in_pool = sum(
+            o.slot.num_rows - r for o, r, p in zip(traffic, own, parts, strict=True) if p == part and o.side == t.side
+        )
         shares.append(_share(t, rows, part[1], in_pool, size))
     pool_rows = sum(pools.values())
     total = (sum(own) + pool_rows) * size

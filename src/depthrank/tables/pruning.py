@@ -1,8 +1,8 @@
 """Rows and features that do not pay leave a table, and the table gets smaller by them.
 
 What a row earns is estimated to first order: leaving it out changes the loss by about ``gradient . row``, so the sum of
-its size over held-out batches tells which rows to try (SHARK, arXiv 2308.09395, does so for whole features). What really
-is lost is measured by whoever calls this, on validation data, before anything is kept.
+its size over held-out batches tells which rows to try. What really is lost is measured by whoever calls this, on
+validation data, before anything is kept.
 
 Legend: V rows, E embedding width.
 """
@@ -36,7 +36,7 @@ class RowImportance:
 
     def of_features(self) -> dict[str, float]:
         """Sum over each feature's own rows; rows of the pool belong to nobody alone."""
-        found = {}
+        found: dict[str, float] = {}
         for slot, first in zip(self.table.slots, first_rows(self.table), strict=True):
             found[slot.feature] = found.get(slot.feature, 0.0) + float(
                 self.total_V[first : first + slot.rows_owned].sum()
@@ -57,8 +57,8 @@ def first_rows(table: FusedTable) -> list[int]:
 def pruned(table: FusedTable, kept_V: Tensor, without: Collection[str] = ()) -> FusedTable:
     """The table without some of its rows, and without the features named in ``without``.
 
-    kept_V: bool [V], which own rows stay; padding and unknown rows and the pool stay in any case. An id whose row leaves
-    reads as no value. A feature that leaves keeps its padding row only.
+    kept_V: bool [V], which own rows stay; padding and unknown rows and the pool stay in any case. An id whose row
+    leaves reads as no value. A feature that leaves keeps its padding row only.
     """
     slots: list[TableSlot] = []
     rows, directories = [], []

@@ -44,7 +44,7 @@ PAGE = 4_096
 BLOCK_BYTES = 1 << 20
 MOST_WIDTH = 1 << 16
 MOST_ROWS = 1 << 48
-# Never written to, so no memory is set aside for a copy: a file may be larger than memory. (0x4000: Linux, before 3.13.)
+# Never written to, so no memory is set aside for a copy: a file may be larger than memory (0x4000: Linux).
 _NORESERVE = getattr(mmap, "MAP_NORESERVE", 0x4000 if sys.platform == "linux" else 0)
 _MAP_FLAGS = mmap.MAP_PRIVATE | _NORESERVE
 

@@ -60,8 +60,9 @@ def pack_rows(x_nD: Tensor, form: RowFormat) -> Tensor:
     if not x_nD.numel():
         return torch.zeros(x_nD.shape[0], row_bytes(form, x_nD.shape[1]), dtype=torch.uint8)
     prepack = torch.ops.quantized
-    packed = prepack.embedding_bag_byte_prepack(x_nD) if form == "int8" else prepack.embedding_bag_4bit_prepack(x_nD)
-    return packed  # type: ignore[no-any-return]
+    if form == "int8":
+        return prepack.embedding_bag_byte_prepack(x_nD)  # type: ignore[no-any-return]
+    return prepack.embedding_bag_4bit_prepack(x_nD)  # type: ignore[no-any-return]
 
 
 def unpack_rows(packed_nB: Tensor, form: RowFormat, width: int) -> Tensor:
@@ -84,7 +85,8 @@ def faulty_rows(packed_nB: Tensor, form: RowFormat, width: int) -> Tensor:
 def _parts(packed_nB: Tensor, form: RowFormat, width: int, numbers: bool = True) -> tuple[Tensor, Tensor, Tensor]:
     """Quantised numbers [n, D], scale [n, 1], bias [n, 1], fp32."""
     split = width if form == "int8" else width // 2
-    of_row = packed_nB[:, split:].clone(memory_format=torch.contiguous_format).view(torch.float32 if form == "int8" else torch.float16).float()
+    halves = packed_nB[:, split:].clone(memory_format=torch.contiguous_format)
+    of_row = halves.view(torch.float32 if form == "int8" else torch.float16).float()
     q_nD = packed_nB[:, :split]
     if not numbers:
         q_nD = q_nD[:0]

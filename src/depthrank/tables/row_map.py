@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 
 import torch
 from torch import Tensor, nn
@@ -120,8 +121,8 @@ class RowMap(nn.Module):
 
     def padding_rows(self) -> Tensor:
         """The padding row of every feature, int64 [F]: always zeros."""
-        starts = torch.tensor([slot.start for slot in self.slots], dtype=torch.int64)
-        return self.first_row_I.cpu()[starts] if len(self.slots) else starts
+        firsts = accumulate((slot.rows_owned for slot in self.slots), initial=0)
+        return torch.tensor(list(firsts)[:-1], dtype=torch.int64, device="cpu")
 
     def directory(self, slot: TableSlot) -> Tensor:
         """The part of the directory that is this feature's, int32 [num_rows]; a view."""
@@ -135,7 +136,8 @@ class RowMap(nn.Module):
             if slot.has_directory and slot.num_rows:
                 low, high = (int(x) for x in torch.aminmax(self.directory(slot)))
                 if low < ABSENT or high >= slot.rows_owned:
-                    return f"the directory of {slot.feature!r} names row {low if low < ABSENT else high} of {slot.rows_owned}"
+                    wrong = low if low < ABSENT else high
+                    return f"the directory of {slot.feature!r} names row {wrong} of {slot.rows_owned}"
         return None
 
     def forward(self, ids_nI: Tensor) -> Tensor:
@@ -170,7 +172,10 @@ class RowMap(nn.Module):
         return self.pool_first_I.unsqueeze(-1) + x_nIS % self.pool_rows_I.clamp_min(1).unsqueeze(-1)
 
 
+_ID_TYPES = frozenset({torch.int64, torch.int32, torch.int16, torch.uint8})
+
+
 def check_ids(ids_nI: Tensor) -> None:
     """Raise DataError unless these are ids: whole numbers [n, I]."""
-    if ids_nI.dtype not in (torch.int64, torch.int32, torch.int16, torch.uint8) or ids_nI.dim() != 2:
+    if ids_nI.dtype not in _ID_TYPES or ids_nI.dim() != 2:
         raise DataError(f"ids are {ids_nI.dtype} {list(ids_nI.shape)}; expected whole numbers [n, I]")

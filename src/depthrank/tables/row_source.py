@@ -16,9 +16,9 @@ from torch import Tensor
 from depthrank.errors import DataError
 from depthrank.tables.row_format import RowFormat, stored_dtype, stored_width
 
-
-_BYTE_BAGS = torch.ops.quantized.embedding_bag_byte_rowwise_offsets
-_HALF_BYTE_BAGS = torch.ops.quantized.embedding_bag_4bit_rowwise_offsets
+MANY_ROWS = 4_096  # from here on rows come from memory, and bags, which prefetch, are twice as fast as an embedding
+_BYTE_BAGS = torch.ops.quantized.embedding_bag_byte_rowwise_offsets.default
+_HALF_BYTE_BAGS = torch.ops.quantized.embedding_bag_4bit_rowwise_offsets.default
 
 
 class RowSource(Protocol):
@@ -43,7 +43,8 @@ class PackedRows:
     def __init__(self, packed_VB: Tensor, form: RowFormat, width: int) -> None:
         assert packed_VB.dtype == stored_dtype(form) and packed_VB.shape[1] == stored_width(form, width)
         self.packed_VB, self.form, self._width = packed_VB, form, width
-        self._one_each = torch.arange(64)
+        self._one_each = torch.arange(0)
+        self._is_float = form in ("fp32", "bf16")
 
     @property
     def num_rows(self) -> int:
@@ -54,23 +55,23 @@ class PackedRows:
         return self._width
 
     def rows(self, row_n: Tensor) -> Tensor:
-        """Rows float32 [n, D]; quantised ones as bags of one row, which torch unpacks as it reads them."""
+        """Rows float32 [n, D]; quantised or many ones as bags of one row, which torch prefetches and unpacks."""
         try:
-            if self.form == "fp32":
-                return torch.embedding(self.packed_VB, row_n)
-            if self.form == "bf16":
-                return torch.embedding(self.packed_VB, row_n).float()
+            if self._is_float and row_n.shape[0] < MANY_ROWS:
+                found_nD = torch.embedding(self.packed_VB, row_n)
+                return found_nD if self.form == "fp32" else found_nD.float()
             if row_n.dtype == torch.int32:
                 row_n = row_n.to(torch.int64)
-            if row_n.shape[0] > self._one_each.shape[0]:
-                self._one_each = torch.arange(2 * row_n.shape[0])
-            return self._bags(row_n, self._one_each[: row_n.shape[0]])
+            one_each = self._one_each
+            if row_n.shape[0] != one_each.shape[0]:  # most calls are of one size
+                self._one_each = one_each = torch.arange(row_n.shape[0])
+            return self._bags(row_n, one_each)
         except (RuntimeError, IndexError) as error:
             check_row_numbers(row_n, self.num_rows)
             raise error
 
     def pooled(self, row_m: Tensor, offset_b: Tensor) -> Tensor:
-        """Sums of bags, float32 [b, D]."""
+        """Sums of bags, float32 [b, D]; those of bf16 rows are rounded to bf16 once more by torch."""
         try:
             return self._bags(row_m, offset_b.to(row_m.dtype))
         except (RuntimeError, IndexError) as error:
@@ -86,14 +87,11 @@ class PackedRows:
             return _BYTE_BAGS(self.packed_VB, row_m, offset_b)  # type: ignore[no-any-return]
         if self.form == "int4":
             return _HALF_BYTE_BAGS(self.packed_VB, row_m, offset_b)  # type: ignore[no-any-return]
-        if self.form == "bf16":  # torch would round the sums to bf16 too
-            every_m = torch.arange(row_m.shape[0], dtype=row_m.dtype)
-            return torch.embedding_bag(torch.embedding(self.packed_VB, row_m).float(), every_m, offset_b)[0]
-        return torch.embedding_bag(self.packed_VB, row_m, offset_b)[0]
+        return torch.embedding_bag(self.packed_VB, row_m, offset_b)[0].float()
 
 
 def check_row_numbers(row_n: Tensor, num_rows: int) -> None:
-    """Raise DataError unless these are whole numbers from 0 to ``num_rows - 1``; kernels refuse others, less clearly."""
+    """Raise DataError unless these are whole numbers from 0 to ``num_rows - 1``; kernels refuse others, less well."""
     if row_n.dtype not in (torch.int64, torch.int32) or row_n.dim() != 1:
         raise DataError(f"row numbers are {row_n.dtype} {list(row_n.shape)}; expected int64 or int32 [n]")
     if not row_n.shape[0]:

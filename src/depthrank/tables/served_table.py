@@ -35,24 +35,33 @@ class ServedTable(TableColumns):
         if bool(source.rows(self.row_map.padding_rows()).any()):
             raise ArtifactError("the table's padding rows are not zeros: it was not written by depthrank")
         self.source = source
-        starts_F = torch.tensor([slot.start for slot in self.slots], dtype=torch.int64) * self.row_map.num_salts
-        self.register_buffer("bag_start_F", starts_F, persistent=False)
-
-    bag_start_F: Tensor
+        # Plain attributes: a module finds its buffers slowly, and a lookup of one row takes a few microseconds in all.
+        self._num_features, self._num_columns = len(self.slots), self.num_ids
+        self._first_row_I = self.row_map.first_row_I
+        self._start_F = torch.tensor([slot.start for slot in self.slots], dtype=torch.int64) * self.row_map.num_salts
+        self._is_plain = self.single_valued and self.row_map.is_exact
+        self._bags = torch.zeros(0, self._num_features, dtype=torch.int64)
 
     def forward(self, ids_nI: Tensor) -> Tensor:
         """One vector a feature, float32 [n, F, E]; ``ids_nI`` integer [n, I], 0 where there is no value."""
         check_ids(ids_nI)
-        n, num_features, source = ids_nI.shape[0], len(self.slots), self.source
-        rows_nIS = self.rows_of(ids_nI)
-        salts = rows_nIS.shape[2]
-        if self.single_valued and salts == 1:
-            return source.rows(rows_nIS.flatten()).view(n, num_features, self.width)
-        bag_nF = torch.arange(n).unsqueeze(1) * (ids_nI.shape[1] * salts) + self.bag_start_F
-        summed_nFE: Tensor = source.pooled(rows_nIS.flatten(), bag_nF.flatten()).view(n, num_features, self.width)
+        if self._is_plain:
+            rows_nF = ids_nI + self._first_row_I
+            return self.source.rows(rows_nF.view(-1)).view(-1, self._num_features, self.width)
+        return self._pooled(ids_nI)
+
+    def _pooled(self, ids_nI: Tensor) -> Tensor:
+        """Means over the ids of each feature that are there, and over their salts."""
+        n, salts = ids_nI.shape[0], self.row_map.num_salts
+        rows_nIS = (ids_nI + self._first_row_I) if self.row_map.is_exact else self.rows_of(ids_nI)
+        if n > self._bags.shape[0]:
+            first_n1 = torch.arange(2 * n).unsqueeze(1) * (self._num_columns * salts)
+            self._bags = first_n1 + self._start_F
+        summed = self.source.pooled(rows_nIS.flatten(), self._bags[:n].flatten())
+        summed_nFE = summed.view(n, self._num_features, self.width)
         if self.single_valued:
             return summed_nFE.div_(salts)
-        count_nF: Tensor = ((ids_nI != 0).float() @ self.pool_IF).clamp_min(1.0) * salts
+        count_nF = torch.matmul((ids_nI != 0).to(torch.float32), self.pool_IF).clamp_min_(1.0).mul_(salts)
         return summed_nFE.div_(count_nF.unsqueeze(-1))
 
 

@@ -8,16 +8,13 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from functools import partial
-from itertools import islice
 from typing import Any
 
 import torch
 
 from depthrank.artifact import model_identity
-from depthrank.errors import DataError
 from depthrank.model import ElasticRanker
 from depthrank.precision import (
     Format,
@@ -32,44 +29,20 @@ from depthrank.precision import (
 )
 from depthrank.precision.formats import FOR_ACCURACY_ONLY
 from depthrank.precision.in_formats import formats_of
-from depthrank.precision.observed import Seen, observed
+from depthrank.precision.observed import Seen, output_error
 from depthrank.routing import CostRates
 from depthrank.training.choose_formats import Assignment, Option, choose_formats
-from depthrank.training.judge_precision import Accuracy, Judge, Limits
+from depthrank.training.judge_precision import Accuracy, Judge
 from depthrank.training.measure_costs import measure_costs, thread_clock
-from depthrank.training.replay_requests import FullDepth, HeldOut, OneRequest
-from depthrank.training.time_layers import (
-    LayerTimes,
-    Uses,
-    extended_state,
-    flops_by_peak,
-    fresh_state,
-    median,
-    run_plan,
-    uses_of,
-)
+from depthrank.training.replay_requests import FullDepth, HeldOut
+from depthrank.training.time_layers import LayerTimes, Uses, uses_of
+from depthrank.training.tuning_requests import Calibration, Plan, Settings, compiled_where_faster, measure_plans
 
-BATCH_REQUESTS = 8
-SHAPED_REQUESTS = 2
-TIMED_ROUNDS = 7
 WORTH_JUDGING = 0.002  # of a request's time: a smaller saving is not worth a run
 MEASURED = (
     *("speedup_vs_fp32", "ne_change", "top10_overlap", "kept_gain", "mfu"),
     *("verified_on", "torch_threads", "matmul_precision", "peaks"),
 )
-Plan = tuple[int, ...]
-
-
-@dataclass(frozen=True)
-class Settings:
-    """How much to measure. ``plans``: candidates by level, router first; empty: the artifact's ladder."""
-
-    limits: Limits = field(default_factory=Limits)
-    requests: int = 128
-    candidates: int | None = None
-    plans: tuple[Plan, ...] = ()
-    judge_seconds: float = 120.0
-    layer_seconds: float = 0.02
 
 
 @dataclass(frozen=True)
@@ -78,31 +51,6 @@ class Tuned:
 
     policy: PrecisionPolicy
     figures: dict[str, Any]
-
-
-class Calibration:
-    """A model with everything that tuning asks of it: requests by the batch and one by one, and plans."""
-
-    def __init__(self, held_out: HeldOut, model: ElasticRanker, settings: Settings, plans: Sequence[Plan]) -> None:
-        """Raises DataError where there are too few validation requests."""
-        self.full = FullDepth(held_out.spec, model, held_out.encoder, held_out.items)
-        loader, _ = held_out.requests("validation", 2 * settings.requests, batch_requests=BATCH_REQUESTS)
-        batches = [batch for batch in loader.epoch(0) if len(batch.item_row)]
-        if len(batches) < 2:
-            raise DataError("tuning needs validation requests, and there are next to none: see split in ranking.yaml")
-        self.fitting, self.verifying = batches[::2], batches[1::2]
-        single, _ = held_out.requests("validation", 4 * SHAPED_REQUESTS, seed=1)
-        some = list(self.full.prepared(islice(single.epoch(0), 4 * SHAPED_REQUESTS)))
-        usual = settings.candidates or max(one.num_candidates for one in some)
-        some.sort(key=lambda one: -one.history_length)
-        self.singles = [widened(one, usual) for one in some[:SHAPED_REQUESTS]]
-        self.plans = [tuple(min(width, usual) for width in plan) for plan in (settings.plans or plans)]
-
-    def seen_by_layers(self) -> dict[str, Seen]:
-        """What the layers of the fp32 model see of the fitting requests, at every level."""
-        with observed(self.full.model) as found:
-            Judge(self.full, self.fitting)
-        return found
 
 
 def fit_precision(
@@ -134,15 +82,17 @@ def fit_precision(
 
     chosen = choose_formats(table.options(), holds)
     on_phase(f"chosen after {chosen.tried} joint runs: measuring")
-    return _report(calibration, table, chosen.formats, verifier, settings, hardware, peaks)
+    return _report(calibration, table, chosen.formats, verifier, settings, hardware, peaks, on_phase)
 
 
 @dataclass
 class LayerRow:
-    """One layer: its relative time by format, its input scale, and what formats cost alone where that was judged."""
+    """One layer: its time by format, its input scale, what formats do to its outputs, and to the model where that was
+    judged."""
 
     time: dict[Format, float]
     input_scale: float
+    output_error: dict[Format, float]
     alone: dict[Format, Accuracy] = field(default_factory=dict)
 
     def choice(self, format: Format) -> LayerChoice:
@@ -153,18 +103,21 @@ class LayerRow:
 class LayerTable:
     """Every layer that requests use, timed and judged."""
 
-    def __init__(self, model: ElasticRanker, rows: dict[str, LayerRow]) -> None:
-        self.model, self.rows, self.unjudged = model, rows, 0
+    def __init__(self, model: ElasticRanker, rows: dict[str, LayerRow], times: LayerTimes) -> None:
+        self.model, self.rows, self.times, self.unjudged = model, rows, times, 0
 
     @classmethod
     def timed(cls, model: ElasticRanker, uses: Uses, seen: dict[str, Seen], times: LayerTimes) -> LayerTable:
         """Every layer in every format it has, at the shapes that the plans asked of it."""
         layers, rows = layers_of(model), {}
         for name, weights in uses.weights.items():
-            formats = [f for f in formats_of(layers[name]) if f not in FOR_ACCURACY_ONLY]
-            spent = {format: times.weighted_ms(layers[name], weights, format) for format in formats}
-            rows[name] = LayerRow(spent, seen[name].input_scale() if name in seen else 1.0)
-        return cls(model, rows)
+            layer, of_layer = layers[name], seen.get(name, Seen())
+            formats = [f for f in formats_of(layer) if f not in FOR_ACCURACY_ONLY]
+            spent = {format: times.weighted_ms(layer, weights, format) for format in formats}
+            row = rows[name] = LayerRow(spent, of_layer.input_scale(), {})
+            for format in formats[1:]:
+                row.output_error[format] = output_error(layer, of_layer, row.choice(format))
+        return cls(model, rows, times)
 
     def judge_alone(
         self, judge: Judge, model: ElasticRanker, deadline_s: float, monotonic_s: Callable[[], float]
@@ -185,14 +138,18 @@ class LayerTable:
             row.alone[format] = judge.accuracy(in_formats(model, {name: row.choice(format)}))
 
     def options(self) -> dict[str, list[Option]]:
-        """What the choice is made from: fp32 and every format that was judged."""
-        return {
-            name: [
-                Option(Format.FP32, row.time[Format.FP32], 0.0),
-                *(Option(f, row.time[f], max(a.logit_error, 0.0)) for f, a in row.alone.items()),
-            ]
-            for name, row in self.rows.items()
-        }
+        """What the choice is made from. A format that was not judged is believed to do to the model what it does to the
+        layer's outputs, at the rate of those that were: the joint run has the last word."""
+        rates = [a.logit_error / max(r.output_error[f], 1e-12) for r in self.rows.values() for f, a in r.alone.items()]
+        rate = sorted(rates)[len(rates) // 2] if rates else 1.0
+        options = {}
+        for name, row in self.rows.items():
+            options[name] = [Option(Format.FP32, row.time[Format.FP32], 0.0)]
+            for format, error in row.output_error.items():
+                judged = row.alone.get(format)
+                damage = rate * error if judged is None else judged.logit_error
+                options[name].append(Option(format, row.time[format], max(damage, 0.0)))
+        return options
 
     def choices(self, formats: Assignment) -> dict[str, LayerChoice]:
         """An assignment with its scales, layers that stay fp32 left out."""
@@ -224,15 +181,6 @@ class LayerTable:
         ]
 
 
-def widened(one: OneRequest, num_candidates: int) -> OneRequest:
-    """The request with its candidates repeated, or cut, to a number: time does not depend on who they are."""
-    index = torch.arange(num_candidates) % one.num_candidates
-    candidates = one.candidates.select(index)
-    batch = copy.copy(one.batch)
-    object.__setattr__(batch, "item_row", one.batch.item_row[index.numpy()])
-    return OneRequest(one.request, candidates, batch)
-
-
 def default_plans(num_levels: int, usual: int, top: int = 10) -> list[Plan]:
     """Plans where no ladder was fitted: full depth, and an eighth of the candidates from level to level."""
     narrowing = [usual] + [max(min(top, usual), usual // (8 * 4**level)) for level in range(num_levels - 1)]
@@ -247,31 +195,38 @@ def _report(
     settings: Settings,
     hardware: Hardware,
     peaks: Peaks,
+    on_phase: Callable[[str], None],
 ) -> Tuned:
     """Time and judge the joint choice; a choice that is not faster is given up for fp32."""
     choices = table.choices(formats)
     served = in_formats(table.model, choices)
+    compiled: dict[int, dict[str, Any]] = {}
+    if settings.compile and choices:
+        served, compiled = compiled_where_faster(calibration, served, choices, hardware.fingerprint, on_phase)
+    kept_levels = tuple(level for level, row in compiled.items() if row["kept"])
+    if kept_levels and not verifier.accuracy(served).within(settings.limits):
+        served, kept_levels = in_formats(table.model, choices), ()
     speeds = measure_plans(calibration, served)
     if speeds["speedup"] <= 1.0 and choices:
         formats = {name: Format.FP32 for name in formats}
-        choices, served = {}, table.model
+        choices, served, kept_levels = {}, table.model, ()
         speeds = measure_plans(calibration, served)
     accuracy = verifier.accuracy(served)
-    full_plan = max(calibration.plans, key=sum)
-    one = calibration.singles[0]
-    state = fresh_state(calibration.full, table.model, one)
-    table.model.encoder.deepen_(state, table.model.config.encoder_layers)
-    run = partial(run_plan, calibration.full, table.model, one, full_plan, state)
-    flops = flops_by_peak(table.model, run, choices)
-    best_ms = sum(count / peaks.of(peak) for peak, count in flops.items()) * 1e3
-    predicted = table.predicted(formats)
+    asked = calibration.asked_of_layers()
+    best_ms = asked.best_ms(formats, peaks)
     figures = {
         "speedup_vs_fp32": speeds["speedup"],
         **{name: value for name, value in accuracy.to_plain().items() if name != "logit_error"},
-        "mfu": best_ms / speeds["full_depth_ms"],
+        "mfu": best_ms / speeds["widest_ms"],
         "layers": table.to_plain(formats),
-        "layers_predicted_speedup": 1.0 / predicted,
+        "layers_predicted_speedup": 1.0 / table.predicted(formats),
+        "largest": asked.largest(table.times, formats, peaks),
+        "layers_ms": {
+            "fp32": asked.layers_ms(table.times, {}),
+            "tuned": asked.layers_ms(table.times, formats),
+        },
         "plans": speeds["plans"],
+        "compiled": {str(level): row for level, row in compiled.items()},
         "verified_on": verifier.num_requests,
         "not_judged": table.unjudged,
         "limits": settings.limits.to_plain(),
@@ -279,17 +234,18 @@ def _report(
         "peaks": peaks.to_plain(),
         "torch_threads": torch.get_num_threads(),
         "matmul_precision": torch.get_float32_matmul_precision(),
-        "intervals": {name: i.to_plain() for name, i in verifier.intervals(served).items()},
+        "intervals": verifier.intervals(served),
     }
     costs = measure_costs(with_model(calibration.full, served), calibration.singles, thread_clock())
-    ladder = [_rung(costs.rates(), plan, float(one.history_length)) for plan in calibration.plans]
+    history = float(calibration.singles[0].history_length)
     policy = PrecisionPolicy(
         hardware.fingerprint,
         made_for=model_identity(table.model),
         choices=choices,
+        compiled=kept_levels,
         hardware=hardware.to_plain(),
         costs=costs.to_plain(),
-        ladder=tuple(ladder),
+        ladder=tuple(_rung(costs.rates(), plan, history) for plan in calibration.plans),
         limits=settings.limits.to_plain(),
         measured={name: figures[name] for name in MEASURED},
     )
@@ -307,43 +263,3 @@ def with_model(full: FullDepth, model: ElasticRanker) -> FullDepth:
     other = copy.copy(full)
     other.model = model
     return other
-
-
-def measure_plans(calibration: Calibration, served: ElasticRanker) -> dict[str, Any]:
-    """Every plan in fp32 and as served, run in turn: medians in milliseconds, and the mean ratio over plans."""
-    full, plain = calibration.full, calibration.full.model
-    found: list[dict[str, Any]] = []
-    for widths in calibration.plans:
-        for warm in (True, False):
-            times: dict[str, list[float]] = {"fp32": [], "served": []}
-            for number in range(TIMED_ROUNDS + 1):
-                for name, model in (("fp32", plain), ("served", served)):
-                    times[name] += _timed(full, model, calibration.singles, widths, warm) if number else []
-            ms = {name: median(values) for name, values in times.items()}
-            ratio = median(a / b for a, b in zip(times["fp32"], times["served"], strict=True))
-            found.append(
-                {"widths": list(widths), "warm": warm, **{f"{n}_ms": v for n, v in ms.items()}, "speedup": ratio}
-            )
-    widest = max(calibration.plans, key=sum)
-    full_depth = next(row for row in found if tuple(row["widths"]) == tuple(widest) and row["warm"])
-    return {
-        "plans": found,
-        "speedup": sum(row["speedup"] for row in found) / len(found),
-        "full_depth_ms": full_depth["served_ms"],
-    }
-
-
-def _timed(
-    full: FullDepth, model: ElasticRanker, requests: Iterable[OneRequest], widths: Sequence[int], warm: bool
-) -> list[float]:
-    """Milliseconds of a plan for each request; of a warm one the user state is there but for its last event."""
-    times = []
-    for one in requests:
-        whole = fresh_state(full, model, one) if warm else None
-        if whole is not None:
-            model.encoder.deepen_(whole, model.config.encoder_layers)
-        started = time.perf_counter()
-        state = fresh_state(full, model, one) if whole is None else extended_state(full, model, one, whole)
-        run_plan(full, model, one, widths, state)
-        times.append((time.perf_counter() - started) * 1e3)
-    return times

@@ -77,7 +77,7 @@ def planned_config(
     plan = plan_tables(
         traffic,
         width=config.table_width,
-        budget_bytes=settings.budget,
+        budget_bytes=None if settings.budget is None else int(settings.budget),
         row_format=settings.row_format,
         sharing=settings.sharing,
     )
@@ -88,7 +88,7 @@ def planned_config(
         assert [s.feature for s in slots] == [s.feature for s in before.slots], "the plan keeps the order of the layout"
         own = admitting(slots) if settings.admit else slots
         sides[side] = replace(before, slots=own, row_format=plan.row_format)
-    return replace(config, **sides), plan
+    return config.with_sides(sides), plan
 
 
 def describe_plan(plan: TablePlan, encoder: FeatureEncoder) -> dict[str, Any]:
@@ -179,7 +179,7 @@ class TableFitting:
         for side, table in tables.items():
             self._features(side).table = table
             changed = replace(self._side(side), slots=table.slots)
-            self.model.config = replace(self.model.config, **{side: changed})
+            self.model.config = self.model.config.with_sides({side: changed})
 
     def _prune(self) -> None:
         """Features first, the least important one by one; then as many rows as the limit allows."""
@@ -238,7 +238,7 @@ class TableFitting:
         self._ne_with(exact, formats, measure=False)
         for side, form in formats.items():
             changed = replace(self._side(side), row_format=form)
-            self.model.config = replace(self.model.config, **{side: changed})
+            self.model.config = self.model.config.with_sides({side: changed})
         self.fit.formats = dict(formats)
 
     def _may_narrow(self) -> bool:
@@ -257,7 +257,7 @@ class TableFitting:
 
 
 def weighted_ne(scored: Scored, weights: list[float]) -> float:
-    """NE of the deepest level's logits, each task calibrated, averaged by weight; NaN where no task has both classes."""
+    """NE of the deepest level's logits, each task calibrated, averaged by weight; NaN where no task has two classes."""
     total, sum_of_weights = 0.0, 0.0
     for k, weight in enumerate(weights):
         known = np.isfinite(scored.label_NK[:, k])
@@ -269,4 +269,3 @@ def weighted_ne(scored: Scored, weights: list[float]) -> float:
         p = 1.0 / (1.0 + np.exp(-(logits.astype(np.float64) * scale + offset)))
         total, sum_of_weights = total + weight * normalized_entropy(y, p, w), sum_of_weights + weight
     return total / sum_of_weights if sum_of_weights else float("nan")
-

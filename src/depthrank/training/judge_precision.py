@@ -102,13 +102,15 @@ class Judge:
             self._ne_change(scored), float(overlap_R.mean()), kept, float((error_NK**2).mean(axis=0) @ (1 / spread_K))
         )
 
-    def intervals(self, model: ElasticRanker) -> dict[str, Interval]:
-        """Overlap and kept gain with their intervals, by bootstrap over users."""
+    def intervals(self, model: ElasticRanker) -> dict[str, dict[str, float | None]]:
+        """Overlap and kept gain with their intervals, by bootstrap over users; None for what has no meaning (a gain of
+        which there is none)."""
         overlap_R, worth_R = self._returned(self._scored(model))
-        return {
+        found = {
             "top10_overlap": mean_interval(overlap_R, self._user_R),
             "kept_gain": kept_gain(worth_R, self._router_R, self._full_R, self._user_R),
         }
+        return {name: _without_nan(interval) for name, interval in found.items()}
 
     def _returned(self, scored: _Scored) -> tuple[Floats, Floats]:
         """Overlap and full-depth fp32 value of what a model returns, [R] each."""
@@ -157,3 +159,7 @@ class Judge:
 
     def _probabilities(self, model: ElasticRanker, level: int, logits_NK: Tensor) -> Floats:
         return np.asarray(model.probabilities(level, logits_NK).double().numpy())
+
+
+def _without_nan(interval: Interval) -> dict[str, float | None]:
+    return {name: value if np.isfinite(value) else None for name, value in interval.to_plain().items()}

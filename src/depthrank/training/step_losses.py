@@ -38,17 +38,21 @@ CATALOGUE_NEGATIVES = 64  # of a deep request, where the settings give no number
 
 @dataclass
 class StepLosses:
-    """Logits [N, K] of every level for the candidates that all of them scored, with labels, and the losses."""
+    """Logits [N, K] of every level for the candidates that all of them scored, with labels, and the losses.
+
+    ``first_exit``: the first level whose loss counts.
+    """
 
     logits_L: list[Tensor]
     labels: Labels
     level_losses: list[Tensor]
     co_training: Tensor
+    first_exit: int = 0
 
     @property
     def total(self) -> Tensor:
         """What a step minimises, a scalar."""
-        return torch.stack(self.level_losses).sum() + self.co_training
+        return torch.stack(self.level_losses[self.first_exit :]).sum() + self.co_training
 
 
 def picks_from_catalogue(config: ModelConfig, num_rows: int) -> bool:
@@ -78,7 +82,8 @@ class StepObjective:
             candidates, routed_NK = candidates.select(index_N), routed_NK[index_N]
         logits_L = [level.float() for level in self.model.deeper_levels(seen, items, candidates, routed_NK)]
         losses += [level_loss(logits, labels, self.tasks) for logits in logits_L[1:]]
-        return StepLosses(logits_L, labels, losses, self._co_training(logits_L, labels))
+        first_exit = 0 if self.settings.exits == "all" else len(losses) - 1
+        return StepLosses(logits_L, labels, losses, self._co_training(logits_L, labels), first_exit)
 
     def _router_loss(self, logits_NK: Tensor, labels: Labels, catalogue: Tensor | None, num_requests: int) -> Tensor:
         """The router's softmax is the catalogue's where there is one.
@@ -97,7 +102,7 @@ class StepObjective:
         total = logits_L[0].new_zeros(())
         if self.model.training and (uneven := self.model.take_unevenness()) is not None:
             total = total + UNEVENNESS * uneven
-        for shallow in logits_L[:-1]:
+        for shallow in logits_L[:-1] if self.settings.exits == "all" else ():
             if self.settings.distillation:
                 distilled = distillation_loss(shallow, logits_L[-1], labels.log_importance_N)
                 total = total + self.settings.distillation * distilled

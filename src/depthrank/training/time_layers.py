@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from depthrank.model import CandidateLayout, ElasticRanker, UserState
-from depthrank.precision import AttentionLayer, Format, LayerChoice, in_formats, layers_of
+from depthrank.precision import AttentionLayer, Format, LayerChoice, Peaks, in_formats, layers_of
 from depthrank.precision.observed import Seen, observed
 from depthrank.precision.peaks import best_seconds
 from depthrank.training.replay_requests import FullDepth, OneRequest
@@ -173,18 +173,55 @@ def _attend(layers: nn.Module, q: Tensor, k: Tensor, v: Tensor, bias: Tensor | N
         return layers[0](q, k, v, bias, causal=causal)  # type: ignore[index, no-any-return]
 
 
-def flops_by_peak(
-    model: ElasticRanker, run: Callable[[], None], choices: Mapping[str, LayerChoice]
-) -> dict[str, float]:
-    """Operations of what ``run`` does in the layers of ``model``, by the peak they are held against."""
-    layers, flops = layers_of(model), {"fp32": 0.0, "bf16": 0.0, "int8": 0.0}
-    with observed(model) as found:
-        run()
-    for name, seen in found.items():
-        choice = choices.get(name)
-        peak = "fp32" if choice is None else choice.format.peak
-        flops[peak] += sum(calls * _flops(layers[name], shape) for shape, calls in seen.calls.items())
-    return flops
+@dataclass(frozen=True)
+class Asked:
+    """What one run asks of the layers of a model in fp32: calls by shape of each."""
+
+    model: ElasticRanker
+    calls: Mapping[str, Mapping[Shape, int]]
+
+    @classmethod
+    def by(cls, model: ElasticRanker, run: Callable[[], None]) -> Asked:
+        """Of what ``run`` does with the model."""
+        with observed(model) as found:
+            run()
+        return cls(model, {name: seen.calls for name, seen in found.items()})
+
+    def layer_ms(self, times: LayerTimes, name: str, format: Format) -> float:
+        """All calls of one layer."""
+        layer = layers_of(self.model)[name]
+        return times.weighted_ms(layer, {_rounded(s): float(n) for s, n in self.calls[name].items()}, format)
+
+    def layers_ms(self, times: LayerTimes, formats: Mapping[str, Format]) -> float:
+        """All layers, each alone in its format."""
+        return sum(self.layer_ms(times, name, formats.get(name, Format.FP32)) for name in self.calls)
+
+    def floor_ms(self, name: str, format: Format, peaks: Peaks) -> float:
+        """Operations of one layer over the peak of its format, or its weights read once, whichever is longer."""
+        layer = layers_of(self.model)[name]
+        computed = self._flops(name) / peaks.of(format.peak)
+        num_bytes = {"fp32": 4, "bf16": 2, "int8": 1}[format.peak]
+        read = layer.weight.numel() * num_bytes / peaks.copy_bytes if isinstance(layer, nn.Linear) else 0.0
+        return 1e3 * max(computed, read)
+
+    def best_ms(self, formats: Mapping[str, Format], peaks: Peaks) -> float:
+        """Operations of all layers, each over the peak of its format."""
+        return 1e3 * sum(self._flops(n) / peaks.of(formats.get(n, Format.FP32).peak) for n in self.calls)
+
+    def largest(
+        self, times: LayerTimes, formats: Mapping[str, Format], peaks: Peaks, most: int = 10
+    ) -> list[dict[str, object]]:
+        """The layers that take most of the time as they run now, against their floor."""
+        rows = []
+        for name in self.calls:
+            format = formats.get(name, Format.FP32)
+            ms = self.layer_ms(times, name, format)
+            rows.append({"name": name, "format": str(format), "ms": ms, "floor_ms": self.floor_ms(name, format, peaks)})
+        return sorted(rows, key=lambda row: -float(row["ms"]))[:most]  # type: ignore[arg-type]
+
+    def _flops(self, name: str) -> float:
+        layer = layers_of(self.model)[name]
+        return sum(calls * _flops(layer, shape) for shape, calls in self.calls[name].items())
 
 
 def _flops(layer: nn.Module, shape: Shape) -> float:

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from blake3 import blake3
 
-from depthrank.artifact import Contents, Manifest, default_log_url, save_artifact
+from depthrank.artifact import Artifact, Contents, Manifest, default_log_url, load_artifact, save_artifact
 from depthrank.catalogue import Catalogue
 from depthrank.data import (
     Batch,
@@ -41,6 +41,7 @@ from depthrank.training.admit_rows import TableAdmission
 from depthrank.training.batch_inputs import ItemColumns
 from depthrank.training.calibrate import fit_platt
 from depthrank.training.checkpoint import load_checkpoint, remove_checkpoint, save_checkpoint
+from depthrank.training.continue_from import check_continues, continued_model, keep_packed_rows_
 from depthrank.training.fit_by_replay import FittedPolicy, fit_by_replay
 from depthrank.training.fit_tables import TableFitting, describe_plan, planned_config, slot_traffic
 from depthrank.training.foreign_modules import Factory, attach, foreign_modules
@@ -73,6 +74,7 @@ def train(
     resume: bool = False,
     progress: bool = True,
     modules: Mapping[str, Factory] | None = None,
+    base: str | Path | None = None,
 ) -> TrainReport:
     """Train a ranker from the spec's files and the event log, and save it as the artifact ``out``.
 
@@ -81,7 +83,8 @@ def train(
     system served before is trained on too, and the log's catalogue upserts are applied to the items. ``minutes`` bounds
     the fit (the best weights so far are saved); ``resume`` continues a run that was interrupted. ``modules`` holds
     callables that ``model.foreign`` of the spec names and no file does. The same seed, data and machine give the same
-    weights.
+    weights. ``base``: an artifact to go on from, with its features and tables as they are, so that a delta can carry
+    the result (``depthrank.artifact.make_delta``).
 
     Raises SpecError, DataError (every mistake of the files at once), ArtifactError, StorageFullError.
     """
@@ -93,7 +96,10 @@ def train(
     the_log = opened if opened is not None else log
     assert isinstance(the_log, EventLog)
     try:
-        run = _Run(spec, the_log, out, seed, TrainingProgress(progress), modules or {})
+        continued = None if base is None else load_artifact(base, verify="all")
+        if continued is not None:
+            check_continues(spec, continued)
+        run = _Run(spec, the_log, out, seed, TrainingProgress(progress), modules or {}, continued)
         return run.train(started, minutes if minutes is not None else spec.training.minutes, resume)
     finally:
         if opened is not None:
@@ -111,9 +117,10 @@ class _Run:
         seed: int,
         progress: TrainingProgress,
         modules: Mapping[str, Factory],
+        base: Artifact | None = None,
     ) -> None:
         self.spec, self.log, self.out, self.seed, self.progress = spec, log, out, seed, progress
-        self.modules = modules
+        self.modules, self.base = modules, base
         with progress.phase("reading the data"):
             self.raw: RawDataset = load_dataset(spec)
             replay_upserts(self.raw.items, log)
@@ -125,8 +132,14 @@ class _Run:
             self.items: Catalogue = self.raw.items
             self.users: Catalogue | None = self.raw.users
             self.traffic = self._served_traffic()
-            self.encoder = FeatureEncoder.fit(spec, self.items, self.users, self._fit_sample())
+            self.encoder = self._encoder()
             self.counters = Counters.rebuild(spec, log, self.items, self.users)
+
+    def _encoder(self) -> FeatureEncoder:
+        """Fitted to the data, or that of the artifact to go on from."""
+        if self.base is not None:
+            return self.base.encoder
+        return FeatureEncoder.fit(self.spec, self.items, self.users, self._fit_sample())
 
     def _served_traffic(self) -> Examples | None:
         """Labelled requests that the system served itself, all of them for training; None where there are none."""
@@ -147,12 +160,13 @@ class _Run:
         config = derive_model_config(self.spec, self.encoder.layout, self._prior_logit(), configs)
         encoded_items = self.encoder.encode_items(self.items)
         config, plan = planned_config(config, self.spec.tables, slot_traffic(self.encoder, encoded_items))
-        model = ElasticRanker(config)
+        model = ElasticRanker(config) if self.base is None else continued_model(self.base)
         attach(model, foreign)
         items = ItemColumns(encoded_items)
         picks = picks_from_catalogue(model.config, items.num_rows)
         loaders = [self._loader(examples, "train", picks) for examples in self._training_examples()]
-        fit_floats_(model, items, loaders[0])
+        if self.base is None:
+            fit_floats_(model, items, loaders[0])
         validation = self._loader(self.files, "validation", picks, self.spec.training.validation_requests)
         steps = sum(loader.num_batches for loader in loaders)
         loop = TrainingLoop(
@@ -195,7 +209,7 @@ class _Run:
 
     def _admission(self, model: ElasticRanker, steps_per_epoch: int) -> TableAdmission | None:
         settings = self.spec.tables
-        if not settings.admit:
+        if not settings.admit or self.base is not None:
             return None
         return TableAdmission(model, admit=settings.admit, quiet_steps=settings.quiet_epochs * max(steps_per_epoch, 1))
 
@@ -206,6 +220,8 @@ class _Run:
         told: dict[str, Any] = {}
         if loop.admission is not None:
             told["admission"] = loop.admission.to_json()
+        if self.base is not None:
+            return {**told, "rows_changed": keep_packed_rows_(loop.model, self.base)}, scored
         if not self.spec.tables.fits_after_training:
             return told, scored
         with self.progress.phase("pruning the tables and choosing their formats"):
@@ -295,7 +311,7 @@ class _Run:
         self, model: ElasticRanker, summary: dict[str, Any], html: str, adaptive: AdaptivePolicy | None
     ) -> Contents:
         return Contents(
-            spec=self.spec,
+            spec=self.encoder.spec,
             model=model.eval(),
             encoder=self.encoder,
             items=self.items,

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from chromium import CHROMIUM, Tab, chromium
-from live_server import live_server
+from live_server import Live, live_server
 from ranker_double import RankerDouble, small_spec
 
 from depthrank.catalogue import Catalogue
@@ -166,7 +166,6 @@ def test_with_tokens_the_page_asks_for_one_and_keeps_it_in_the_tab(tab: Tab) -> 
         tab.until(POLLED)
         assert token not in tab.ask("document.documentElement.outerHTML")
         assert tab.ask("localStorage.length") == 0
-    tab.ask("sessionStorage.clear()")
 
 
 @pytest.mark.parametrize("width, height, dark", SCREENS)

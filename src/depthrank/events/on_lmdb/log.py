@@ -190,6 +190,9 @@ class LmdbEventLog(EventLog):
             if not more:
                 return
 
+    def storage_folder(self) -> Path | None:
+        return self.folder
+
     def upserts(self, after: int = -1) -> Iterator[tuple[int, bytes]]:
         while found := self._read(
             lambda transaction, generation, after=after: scan_log.upserts_after(transaction, generation, after)  # type: ignore[misc]

@@ -16,6 +16,7 @@ from depthrank.events.history import (
     History,
     HistoryBatch,
     Rows,
+    batch_of_one,
     batch_of_rows,
     history_of_rows,
     join_rows,
@@ -56,6 +57,8 @@ def read_histories(
     actions: Sequence[str] | None,
 ) -> HistoryBatch:
     """The histories of n requests; keys: the ``id_key`` of each distinct user."""
+    if len(as_of_ms) == 1:  # a request being served: nothing to group
+        return batch_of_one(read_history(transaction, tables, keys[0], int(as_of_ms[0]), limit, actions))
     codes = None if actions is None else action_codes(transaction, tables, actions)
     earliest, latest = _as_of_range(len(keys), user_of_request, as_of_ms)
     rows_of_user = []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import resource
 from pathlib import Path
 
 import lmdb
@@ -15,9 +16,9 @@ _ALMOST_FULL_BYTES = 1 << 20
 
 
 def storage_error(error: lmdb.Error | OSError, folder: Path) -> LogError:
-    """The error to raise instead. A short write, which LMDB reports as EIO, on a full disk is a full disk."""
+    """The error to raise instead. A short write, which LMDB reports as EIO, where there is hardly room is a full disk."""
     code = error.errno if isinstance(error, OSError) else getattr(error, "code", 0)
-    if code in _NO_ROOM or (code == errno.EIO and _free_bytes(folder) < _ALMOST_FULL_BYTES):
+    if code in _NO_ROOM or (code == errno.EIO and _room_bytes(folder) < _ALMOST_FULL_BYTES):
         return StorageFullError(
             f"no room left for the event log {folder} ({os.strerror(code)}); nothing was written. "
             "It stays readable, and writes again once there is room"
@@ -25,6 +26,12 @@ def storage_error(error: lmdb.Error | OSError, folder: Path) -> LogError:
     return LogError(f"cannot write the event log {folder}: {error}")
 
 
-def _free_bytes(folder: Path) -> int:
+def _room_bytes(folder: Path) -> int:
+    """What the disk, and the process's limit to the size of a file, leave."""
     status = os.statvfs(folder)
-    return status.f_bavail * status.f_frsize
+    free = status.f_bavail * status.f_frsize
+    limit, _ = resource.getrlimit(resource.RLIMIT_FSIZE)
+    if limit == resource.RLIM_INFINITY:
+        return free
+    largest = max((path.stat().st_size for path in folder.rglob("data.mdb")), default=0)
+    return min(free, max(0, limit - largest))

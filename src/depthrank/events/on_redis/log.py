@@ -50,6 +50,8 @@ END_OF_TIME_MS = 1 << 52
 class RedisEventLog(EventLog):
     """A log in a Redis or Valkey server, under a key prefix (``?prefix=``, default ``depthrank``)."""
 
+    may_hang = True
+
     def __init__(
         self, url: str, *, durable: bool = True, read_only: bool = False, clock: Callable[[], int] = now_ms
     ) -> None:

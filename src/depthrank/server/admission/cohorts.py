@@ -18,6 +18,7 @@ from depthrank.server.admission.claim import PRIORITIES
 HOUR_MS = 3_600_000
 MEMORY_S = 2.0
 LEAST_SHED = 0.01
+MOST_SCALE = 2.0
 
 
 def cohort_of(user: str, time_ms: int) -> float:
@@ -46,6 +47,8 @@ class Cohorts:
     shares: dict[Priority, float] = field(default_factory=lambda: dict.fromkeys(PRIORITIES, 0.0))
     _rate: dict[Priority, float] = field(default_factory=lambda: dict.fromkeys(PRIORITIES, 0.0))
     _offered_ms: dict[Priority, float] = field(default_factory=lambda: dict.fromkeys(PRIORITIES, 0.0))
+    _kept_ms: float = 0.0
+    _scale: float = 1.0  # users are not alike: those whose turn it is may ask more or less than the others
     _since_s: float | None = None
 
     def offered(self, priority: Priority, floor_ms: float) -> None:
@@ -57,10 +60,14 @@ class Cohorts:
         share = self.shares[priority]
         return share >= LEAST_SHED and cohort < share
 
+    def kept(self, floor_ms: float) -> None:
+        """A request whose turn it is not."""
+        self._kept_ms += floor_ms
+
     def tick(self, now_s: float, capacity_ms_per_s: float) -> None:
         """Follow the load where an interval is over."""
         if self._since_s is None or now_s < self._since_s:
-            self._since_s = now_s
+            self._since_s, self._kept_ms = now_s, 0.0
             self._offered_ms = dict.fromkeys(PRIORITIES, 0.0)
             return
         seconds = now_s - self._since_s
@@ -70,5 +77,12 @@ class Cohorts:
         for priority in PRIORITIES:
             now = self._offered_ms[priority] / seconds
             self._rate[priority] += weight * (now - self._rate[priority])
-        self.shares = shares_to_shed(self._rate, capacity_ms_per_s * self.shed_load)
-        self._since_s, self._offered_ms = now_s, dict.fromkeys(PRIORITIES, 0.0)
+        room = capacity_ms_per_s * self.shed_load
+        if any(share > 0 for share in self.shares.values()) and self._kept_ms > 0:
+            error = room / (self._kept_ms / seconds)
+            self._scale = min(MOST_SCALE, max(1 / MOST_SCALE, self._scale * error ** (weight * 0.5)))
+        else:
+            self._scale += weight * (1.0 - self._scale)
+        self.shares = shares_to_shed(self._rate, room * self._scale)
+        self._since_s, self._kept_ms = now_s, 0.0
+        self._offered_ms = dict.fromkeys(PRIORITIES, 0.0)

@@ -144,6 +144,8 @@ class Desk:
             reason = "the engines cannot serve everybody now, and this user's turn to wait has come"
             if self._acts(claim, "cohorts", self.gates.cohorts, reason):
                 return self._refused(claim, "cohorts", reason, 1.0, now_s)
+        else:
+            self.cohorts.kept(claim.floor_ms)
         backlog_ms = lane.backlog_ms(now_s)
         if not self.guard.allows(backlog_ms + lane.wall_s(claim.floor_ms) * 1e3):
             reason = (

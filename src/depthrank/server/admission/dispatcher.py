@@ -71,6 +71,7 @@ class Dispatcher:
         self._lock = threading.Lock()
         self._idle = threading.Condition(self._lock)
         self._closed = False
+        self.retried = 0
         self._economies_s: dict[str, float] = {}
         engines.attach(self)
 
@@ -222,6 +223,7 @@ class Dispatcher:
         if offered.refusal is not None:
             refusal = Refusal(offered.refusal.gate, f"{why}: {offered.refusal.reason}", offered.refusal.retry_after_s)
             return [*resolves, self._refuse(claim, refusal)]
+        self.retried += ticket.attempts
         return [*resolves, *self._advance(claim.lane, now_s)]
 
     def lane_up(self, lane: int) -> None:
@@ -289,6 +291,8 @@ class Dispatcher:
                 "capacity_ms_per_s": desk.capacity_ms_per_s(),
                 "shed_shares": {priority: desk.cohorts.shares[priority] for priority in PRIORITIES},
                 "guard_limit_ms": desk.guard.limit_ms,
+                "restarts": self._engines.restarts,
+                "retried": self.retried,
                 "lanes": [
                     {
                         "up": lane.up,

@@ -1,7 +1,8 @@
 """How much may wait: as much as was in time lately. Additive increase, multiplicative decrease.
 
 Planning by predicted costs is only as good as the predictions. Where answers come late although they were let in, less
-is let in, until they are in time again; it costs nothing while predictions hold.
+is let in, until they are in time again; it costs nothing while predictions hold. The limit rises slowly while much
+waits, and fast once little does.
 """
 
 from __future__ import annotations
@@ -9,7 +10,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 DECREASE = 0.85
-INCREASE_MS = 1.0
+INCREASE_MS = 0.05
+FREE_INCREASE = 1.02
 PAUSE_S = 0.1
 
 
@@ -30,7 +32,10 @@ class ConcurrencyGuard:
         """An answer that was let in behind ``backlog_ms`` was late, or was in time. One burst of late ones counts
         once."""
         if not late:
-            self.limit_ms = min(self.most_ms, self.limit_ms + INCREASE_MS)
+            opened_ms = self.limit_ms + INCREASE_MS
+            if backlog_ms < self.limit_ms / 4:  # the limit was not why: it may go
+                opened_ms = max(opened_ms, self.limit_ms * FREE_INCREASE)
+            self.limit_ms = min(self.most_ms, opened_ms)
         elif now_s - self._decreased_s >= PAUSE_S or now_s < self._decreased_s:
             self.limit_ms = max(self.least_ms, min(self.limit_ms, backlog_ms) * DECREASE)
             self._decreased_s = now_s

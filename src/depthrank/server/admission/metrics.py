@@ -43,6 +43,12 @@ class AdmissionMetrics(Collector):
         yield GaugeMetricFamily(
             "depthrank_guard_limit_seconds", "Work that may wait in one engine", value=status["guard_limit_ms"] / 1e3
         )
+        yield CounterMetricFamily(
+            "depthrank_engine_restarts", "Engine processes started again", value=status["restarts"]
+        )
+        yield CounterMetricFamily(
+            "depthrank_engine_retries", "Requests that ran again after their engine was lost", value=status["retried"]
+        )
         yield from _lanes(status["lanes"])
 
 

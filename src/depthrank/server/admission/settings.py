@@ -38,8 +38,7 @@ class AdmissionSettings(msgspec.Struct, frozen=True, kw_only=True):
     target_load: share of the measured capacity that the price aims at. price_interval_s: how often it moves.
     shed_load: share of the capacity above which the router's own work makes cohorts be refused. input_order_rps:
     answers in input order a second; beyond it, 503. spill_ms: how much longer a user's own engine may make a request
-    wait before another one takes it, beside what encoding the user there costs. batch_most: requests that may share a
-    pass.
+    wait before another one takes it, beside what encoding the user there costs.
     """
 
     gates: Gates = Gates()
@@ -50,4 +49,3 @@ class AdmissionSettings(msgspec.Struct, frozen=True, kw_only=True):
     shed_load: Share = 0.95
     input_order_rps: Positive = 1_000.0
     spill_ms: Annotated[float, Meta(ge=0)] = 2.0
-    batch_most: Annotated[int, Meta(ge=1)] = 1

@@ -2,7 +2,7 @@
 
 Inputs: ``user`` [1]; ``item`` [N] (none: the whole catalogue); optional ``top``, ``time_ms``, ``deadline_ms``,
 ``budget``, ``mode`` [1], ``context.NAME`` [1] or [K]; every other input is a candidate column, [N] or [N, K]. Outputs,
-in order of the ranking: ``item``, ``value``, ``level``, ``index`` (the candidate's row) and the probability of each task.
+in order: ``item``, ``value``, ``level``, ``index`` (the candidate's row) and the probability of each task.
 """
 
 from __future__ import annotations

@@ -1,7 +1,1 @@
-"""What is going on now: figures of the last seconds, recent requests, what the processes use."""
-
-from __future__ import annotations
-
-from depthrank.server.status.live import LiveStatus
-
-__all__ = ["LiveStatus"]
+"""What is going on now: figures of the last seconds, recent requests, what the processes use, what room is left."""

@@ -117,8 +117,10 @@ def _levels(seen: Seen) -> list[str]:
             ms = timings.get(f"level{level}")
             name = "Level 0 (the router)" if level == 0 else f"Level {level}"
             lines.append(f"{name} scored {number:,}" + ("." if ms is None else f" in {ms:.1f} ms."))
+    if not lines:
+        lines.append("Nothing was scored: the candidates are in input order.")
     planned = sum(1 for width in seen.plan if width)
     reached = sum(1 for number in seen.scored if number)
     if reached < planned:
         lines.append(f"{planned} levels were planned, {reached} ran.")
-    return lines or ["Nothing was scored: input order."]
+    return lines

@@ -44,13 +44,16 @@ class Hub(Protocol):
 
 
 class Engines(Protocol):
-    """``window_ms``: work that may be in an engine's hands beside what it does. ``trouble``: what works less than
+    """``restarts``: engines that were started again.
+    ``window_ms``: work that may be in an engine's hands beside what it does. ``trouble``: what works less than
     fully, for people. ``close`` returns when what was started is done."""
 
     @property
     def num_lanes(self) -> int: ...
     @property
     def window_ms(self) -> float: ...
+    @property
+    def restarts(self) -> int: ...
     def attach(self, hub: Hub) -> None: ...
     def start(self, lane: int, works: Sequence[Work]) -> None: ...
     async def run(self) -> None: ...
@@ -64,6 +67,7 @@ class ThreadEngines:
 
     threads: int
     window_ms: float = 0.0
+    restarts: int = 0
     _hub: Hub = field(init=False)
     _executors: list[ThreadPoolExecutor] = field(init=False)
 

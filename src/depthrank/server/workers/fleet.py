@@ -88,7 +88,7 @@ class Fleet:
         monotonic_s: Callable[[], float] = time.perf_counter,
     ) -> None:
         self.settings = settings or WorkerSettings()
-        self.log, self.retried = log, 0
+        self.log = log
         self._start = Start(log.url, limits, user_state_bytes)
         self._now = monotonic_s
         self._versions: dict[str, FleetVersion] = {}
@@ -164,7 +164,7 @@ class Fleet:
             for name, value in slot.measures.get(version, {}).items():
                 known = total.get(name, 0.0)
                 total[name] = max(known, value) if name.startswith("cost_error") else known + value
-        return {**total, "engine_restarts": self.restarts, "engine_retries": self.retried}
+        return total
 
     def rank_now(self, version: FleetVersion, request: Request, **options: Any) -> Answer:
         """Rank past the queue, on the engine with the least to do; called from threads, and blocks."""
@@ -210,7 +210,9 @@ class Fleet:
         version = FleetVersion.open(self, f"version {self._number}", path)
         message = _load_message(version, self._next_call())
         if self._loop is None:
-            answers = [self._load_blocking(slot, message) for slot in self._slots]
+            for slot in self._slots:
+                _send_blocking(slot, encode(message))
+            answers = [self._loaded_blocking(slot, message) for slot in self._slots]
         else:
             self._versions[version.key] = version  # an engine that is started meanwhile loads it too
             try:
@@ -223,10 +225,9 @@ class Fleet:
             version.learn(answer.economy, answer.info)
         return version
 
-    def _load_blocking(self, slot: Slot, message: Load) -> Loaded:
+    def _loaded_blocking(self, slot: Slot, message: Load) -> Loaded:
         """Before there is a loop: wait for the answer of one engine."""
         assert slot.connection is not None
-        _send_blocking(slot, encode(message))
         frames = Frames(ToFront)
         give_up_s = time.monotonic() + self.settings.load_timeout_s
         while True:

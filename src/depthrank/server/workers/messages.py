@@ -76,7 +76,7 @@ class CatchUp(msgspec.Struct, tag=True):
 
 
 class Rank(msgspec.Struct, tag=True):
-    """Requests to one version that share a pass (mostly one), with the price of compute to each."""
+    """Requests to one version, ranked one after the other (docs/decisions/0031)."""
 
     call: int
     version: str

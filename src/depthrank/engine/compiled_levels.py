@@ -1,0 +1,178 @@
+"""Levels as compiled code (AOTInductor), where the policy says that it is faster here; else, and for 0 or 1, eager.
+
+A level is exported once with any number of candidates (2 and more) and any length of history, in the formats of the
+policy. Rounding and sums are the formats' own; what fuses is everything around the products. Without a C++ compiler,
+and where compiled and eager disagree, the level runs eagerly with the same answers, and says so.
+
+Legend: N candidates, P history positions.
+"""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, cast
+
+import msgspec
+import torch
+from blake3 import blake3
+from torch import Tensor, nn
+
+from depthrank.artifact import Artifact, model_identity
+from depthrank.engine.compile_cache import CompileCache
+from depthrank.errors import ArtifactError
+from depthrank.model import CandidateLayout, CandidateState, ElasticRanker
+from depthrank.model.expert import Expert, RequestView
+from depthrank.model.level_graph import LevelGraph, exportable, graph_inputs
+from depthrank.precision import LayerChoice
+from depthrank.precision.compilable import compilable
+from depthrank.precision.in_formats import replaced
+from depthrank.sharing.compilation import compiler_missing
+
+VERSION = 1  # of the exported graphs: another one compiles again
+TRIED = ((5, 3), (40, 17))  # candidates and positions at which compiled and eager must agree
+MOST_CANDIDATES = 1 << 16
+TOLERANCE = 0.03  # relative; where eager itself is farther from fp32 than this, twice as far as eager is
+Compiled = Callable[..., Any]
+
+logger = logging.getLogger("depthrank.engine")
+
+
+class CompiledExpert(nn.Module):
+    """A level that runs compiled for one request with two candidates or more, and eagerly otherwise."""
+
+    def __init__(self, eager: Expert, compiled: Compiled) -> None:
+        super().__init__()
+        self.eager = eager
+        self._graph = [LevelGraph(eager)]  # not a submodule
+        self._compiled = compiled
+        self.reads, self.depth, self.cross = eager.reads, eager.depth, None
+        self.depth_of, self.reads_of_step = eager.depth_of, eager.reads_of_step
+
+    def forward(
+        self,
+        candidates: CandidateState,
+        view: RequestView,
+        layout: CandidateLayout,
+        request_of_candidate_N: Tensor,
+        logits_before_NK: Tensor,
+        num_reads: int | None = None,
+    ) -> tuple[Tensor, CandidateState]:
+        """As ``Expert.forward``."""
+        several = layout.num_requests == 1 and layout.num_candidates > 1 and view.age_RP.shape[1] > 1
+        if not several or layout.num_candidates > MOST_CANDIDATES or num_reads not in (None, len(self.reads)):
+            return self.eager(candidates, view, layout, request_of_candidate_N, logits_before_NK, num_reads)  # type: ignore[no-any-return]
+        given = [part.contiguous() for part in graph_inputs(self._graph[0], candidates, view, logits_before_NK)]
+        refined_NK, x_ND = self._compiled(*given)
+        after = CandidateState(candidates.tokens_NTD, x_ND, candidates.source, candidates.inputs_NC)
+        return refined_NK, after
+
+
+def with_compiled_levels(artifact: Artifact, cache: CompileCache | None = None) -> Artifact:
+    """The artifact with the levels compiled that its policy names; those that cannot be stay eager, with a warning."""
+    precision = artifact.precision
+    if precision is None or precision.policy is None or not precision.policy.compiled:
+        return artifact
+    policy, plain = precision.policy, artifact.trained or artifact.model
+    done: list[int] = []
+    model = artifact.model
+    for level in policy.compiled:
+        try:
+            model = with_compiled_level(plain, model, level, policy.choices, policy.fingerprint, cache)
+            done.append(level)
+        except ArtifactError as error:
+            logger.warning("level %d runs uncompiled, with the same answers: %s", level, error)
+    policy = replace(policy, compiled=tuple(done))
+    return replace(artifact, model=model, precision=replace(precision, policy=policy))
+
+
+def with_compiled_level(
+    plain: ElasticRanker,
+    served: ElasticRanker,
+    level: int,
+    choices: Mapping[str, LayerChoice],
+    fingerprint: str,
+    cache: CompileCache | None = None,
+) -> ElasticRanker:
+    """``served`` with one level compiled, from the cache or anew. ``plain``: the same model in fp32.
+
+    Raises ArtifactError where it has no compiled form, there is no compiler, or the two do not agree.
+    """
+    name = f"experts.{level - 1}"
+    expert = plain.get_submodule(name)
+    if reason := exportable(expert):
+        raise ArtifactError(reason)
+    own = {n.removeprefix(f"{name}."): c for n, c in choices.items() if n.startswith(f"{name}.")}
+    graph = LevelGraph(compilable(cast(Expert, expert), own)).eval()
+    eager = cast(Expert, served.get_submodule(name))
+    key, cache = _key(plain, level, own, fingerprint), cache or CompileCache()
+    path = cache.find(key)
+    if path is None:
+        if missing := compiler_missing():
+            raise ArtifactError(missing)
+        logger.info("compiling level %d; it takes a while, once", level)
+        path = cache.make(key, lambda unfinished: _package(graph, plain, level, unfinished))
+    compiled = CompiledExpert(eager, torch._inductor.aoti_load_package(str(path))).eval()
+    _check(compiled, plain, level)
+    return replaced(served, {name: compiled})
+
+
+def _key(plain: ElasticRanker, level: int, own: Mapping[str, LayerChoice], fingerprint: str) -> str:
+    """Of the model, the level's formats, the machine (torch and ISA are in its fingerprint), and threads."""
+    formats = {name: [str(choice.format), choice.input_scale] for name, choice in own.items()}
+    process = [torch.get_num_threads(), torch.get_float32_matmul_precision()]
+    told = [VERSION, model_identity(plain), level, formats, fingerprint, process]
+    return blake3(msgspec.json.encode(told, order="deterministic")).hexdigest()[:32]
+
+
+def _package(graph: LevelGraph, model: ElasticRanker, level: int, path: Path) -> None:
+    """Export and compile; everything that varies from request to request is a dynamic size."""
+    given = _example(graph, model, level, *TRIED[-1])
+    rows = torch.export.Dim("candidates", min=2, max=MOST_CANDIDATES)
+    positions = torch.export.Dim("positions", min=2, max=max(4, model.config.num_positions))
+    sizes = ({0: rows}, {0: rows}, {0: rows}, None, {1: positions}, {1: positions}, None)
+    pairs = ({2: positions},) * (2 * len(graph.layers))
+    with torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of torch's own code
+        program = torch.export.export(graph, tuple(given), dynamic_shapes=(*sizes, pairs), strict=False)
+        torch._inductor.aoti_compile_and_package(program, package_path=str(path), inductor_configs={"freezing": True})
+
+
+def _example(graph: LevelGraph, model: ElasticRanker, level: int, n: int, positions: int) -> list[Tensor]:
+    """Made-up inputs of the right shapes; with a seed of their own, so that nobody's draws change."""
+    config, g = model.config, torch.Generator().manual_seed(n)
+    positions = min(positions, config.num_positions - 1)
+
+    def random(*shape: int) -> Tensor:
+        return torch.randn(shape, generator=g)
+
+    width = config.width // config.heads
+    return [
+        random(n, config.item_tokens + config.candidate_tokens, config.width),
+        random(n, config.level_width(level - 1)),
+        random(n, len(config.tasks)),
+        random(1, config.request_tokens + 1, config.width),
+        torch.randint(0, 9, (1, positions), generator=g),
+        torch.ones(1, positions, dtype=torch.bool),
+        torch.tensor([positions - 1]),
+        *(random(1, config.heads, positions, width) for _ in range(2 * len(graph.layers))),
+    ]
+
+
+@torch.inference_mode()
+def _check(compiled: CompiledExpert, model: ElasticRanker, level: int) -> None:
+    """Raise ArtifactError where compiled and eager are not equally good forms of the level in fp32."""
+    eager, plain = LevelGraph(compiled.eager).eval(), LevelGraph(cast(Expert, model.experts[level - 1])).eval()
+    for n, positions in TRIED:
+        given = _example(plain, model, level, n, positions)
+        for own, rounded, exact in zip(compiled._compiled(*given), eager(*given), plain(*given), strict=True):
+            error, allowed = _distance(own, rounded), max(TOLERANCE, 2 * _distance(rounded, exact))
+            if not error <= allowed:
+                raise ArtifactError(f"compiled and eager differ by {error:.1e} at {n} candidates: a fault of torch")
+
+
+def _distance(a: Tensor, b: Tensor) -> float:
+    return float((a - b).norm() / b.norm().clamp_min(1e-9))

@@ -1,0 +1,1 @@
+"""What the server tells others of itself beside metrics: log lines and traces."""

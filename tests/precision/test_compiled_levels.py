@@ -1,0 +1,208 @@
+"""Compiled levels agree with eager ones at every size, and nothing in the cache is executed unless it was made here."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from depthrank.engine.compile_cache import SEAL, CompileCache
+from depthrank.engine.compiled_levels import CompiledExpert, with_compiled_level
+from depthrank.errors import ArtifactError
+from depthrank.model import CandidateInputs, ElasticRanker, LevelConfig, ModelConfig, RequestInputs, SideConfig
+from depthrank.precision import Format, LayerChoice, in_formats, layers_of
+from depthrank.precision.observed import observed
+from depthrank.sharing.compilation import compiler_missing
+
+torch.set_num_threads(1)
+FINGERPRINT = "0123456789abcdef"
+needs_compiler = pytest.mark.skipif(bool(compiler_missing()), reason=compiler_missing())
+
+
+def small_ranker() -> ElasticRanker:
+    torch.manual_seed(3)
+    config = ModelConfig(
+        tasks=("click",),
+        prior_logit=(-1.0,),
+        num_actions=1,
+        request=SideConfig((), 2),
+        item=SideConfig((), 2),
+        candidate=SideConfig((), 2),
+        history_length=40,
+        width=16,
+        heads=2,
+        levels=(LevelConfig((0,), 1, 4, 4),),
+    )
+    ranker = ElasticRanker(config).eval().requires_grad_(False)
+    for parameter in ranker.parameters():
+        if not parameter.any():
+            parameter.normal_(std=0.3)
+    return ranker
+
+
+def levels(model: ElasticRanker, candidates: int, events: int) -> list[torch.Tensor]:
+    g = torch.Generator().manual_seed(candidates * 100 + events)
+    items = model.encode_items(torch.zeros(30, 0, dtype=torch.int64), torch.randn(30, 2, generator=g))
+    ints = torch.randint(0, 30, (1, events), generator=g)
+    request = RequestInputs(
+        torch.zeros(1, 0, dtype=torch.int64), torch.randn(1, 2, generator=g), ints, ints % 2, ints, ints,
+        torch.tensor([events]),
+    )  # fmt: skip
+    rows = torch.randint(0, 30, (candidates,), generator=g)
+    request_N = torch.zeros(candidates, dtype=torch.int64)
+    some = CandidateInputs(
+        rows, torch.zeros(candidates, 0, dtype=torch.int64), torch.randn(candidates, 2, generator=g), request_N
+    )
+    with torch.inference_mode():
+        return model(request, items, some)
+
+
+def int8_choices(ranker: ElasticRanker) -> dict[str, LayerChoice]:
+    with observed(ranker) as seen:
+        levels(ranker, 50, 30)
+    return {
+        name: LayerChoice(Format.INT8_STATIC, seen[name].input_scale())
+        if isinstance(layer, torch.nn.Linear)
+        else LayerChoice(Format.BF16)
+        for name, layer in layers_of(ranker).items()
+        if name.startswith("experts.0.")
+    }
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """A model in fp32, one in int8, the same compiled, and the cache: compiled once."""
+    if compiler_missing():
+        pytest.skip(compiler_missing())
+    plain = small_ranker()
+    choices = int8_choices(plain)
+    served = in_formats(plain, choices)
+    folder = tmp_path_factory.mktemp("cache") / "compiled"
+    compiled = with_compiled_level(plain, served, 1, choices, FINGERPRINT, CompileCache(folder))
+    return plain, choices, served, compiled, folder
+
+
+@needs_compiler
+@pytest.mark.parametrize(("candidates", "events"), [(0, 5), (1, 5), (2, 1), (3, 0), (7, 40), (40, 13), (1_025, 39)])
+def test_compiled_agrees_with_eager_at_every_size(made: Any, candidates: int, events: int) -> None:
+    plain, _, served, compiled, _ = made
+    assert isinstance(compiled.experts[0], CompiledExpert)
+    own, eager = levels(compiled, candidates, events)[-1], levels(served, candidates, events)[-1]
+    assert own.shape == eager.shape == (candidates, 1)
+    if candidates:
+        assert float((own - eager).norm()) <= 0.02 * float(eager.norm())
+        full = levels(plain, candidates, events)[-1]
+        assert float((own - full).norm()) <= 0.05 * float(full.norm())
+
+
+@needs_compiler
+def test_the_compiled_code_is_used(made: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    compiled = made[3]
+    calls: list[int] = []
+    inner = compiled.experts[0]._compiled
+    monkeypatch.setattr(compiled.experts[0], "_compiled", lambda *given: calls.append(1) or inner(*given))
+    levels(compiled, 1, 5)
+    assert not calls, "one candidate runs eagerly"
+    levels(compiled, 9, 5)
+    assert len(calls) == 1
+
+
+@needs_compiler
+def test_a_score_does_not_depend_on_the_other_candidates(made: Any) -> None:
+    _, _, _, compiled, _ = made
+    whole = levels(compiled, 33, 12)[-1]
+    inner, experts = compiled.experts[0], compiled.experts
+    given: list[Any] = []
+    first = inner._compiled
+    inner._compiled = lambda *parts: given.append(parts) or first(*parts)
+    levels(compiled, 33, 12)
+    inner._compiled = first
+    tokens, x, logits, *rest = given[0]
+    for rows in (slice(0, 2), slice(5, 12), slice(20, 33)):
+        few = experts[0]._compiled(tokens[rows].contiguous(), x[rows].contiguous(), logits[rows].contiguous(), *rest)
+        assert float((few[0] - whole[rows]).abs().max()) <= 0.01 * float(whole.abs().max())
+
+
+@needs_compiler
+def test_a_second_process_loads_without_compiling(made: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    plain, choices, served, _, folder = made
+    monkeypatch.setattr("depthrank.engine.compiled_levels._package", pytest.fail)
+    monkeypatch.setenv("PATH", "/nonexistent")
+    again = with_compiled_level(plain, served, 1, choices, FINGERPRINT, CompileCache(folder))
+    assert isinstance(again.experts[0], CompiledExpert)
+
+
+@needs_compiler
+@pytest.mark.parametrize("spoil", ["damaged", "without a seal", "another's seal", "another key's file", "a link"])
+def test_what_was_not_made_here_is_removed_and_never_executed(made: Any, tmp_path: Path, spoil: str) -> None:
+    folder = made[4]
+    own = CompileCache(tmp_path / "own")
+    code = next(folder.glob("*.pt2"))
+    key = code.stem
+
+    def copied(path: Path) -> None:
+        path.write_bytes(code.read_bytes())
+
+    path = own.make(key, copied)
+    assert own.find(key) == path, "the control: a file of one's own is found"
+    seal = path.with_suffix(SEAL)
+    if spoil == "damaged":
+        raw = bytearray(path.read_bytes())
+        raw[len(raw) // 2] ^= 1
+        path.write_bytes(raw)
+    elif spoil == "without a seal":
+        seal.unlink()
+    elif spoil == "another's seal":
+        seal.write_bytes(code.with_suffix(SEAL).read_bytes())
+    elif spoil == "another key's file":
+        other = "f" * 32
+        path.rename(own.folder / f"{other}.pt2")
+        seal.rename(own.folder / f"{other}{SEAL}")
+        key = other
+    else:
+        path.unlink()
+        path.symlink_to(code)
+    assert own.find(key) is None
+    assert not (own.folder / f"{key}.pt2").exists() and code.exists()
+
+
+def test_a_folder_that_others_may_write_is_refused(tmp_path: Path) -> None:
+    folder = tmp_path / "shared"
+    folder.mkdir()
+    folder.chmod(0o777)
+    with pytest.raises(ArtifactError, match=r"may be written by others, and compiled code in that folder is executed"):
+        CompileCache(folder)
+    folder.chmod(0o700)
+    CompileCache(folder)
+    (folder / "secret").chmod(0o666)
+    with pytest.raises(ArtifactError, match="secret may be written by others"):
+        CompileCache(folder)
+
+
+def test_without_a_compiler_the_level_stays_eager(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    plain = small_ranker()
+    choices = int8_choices(plain)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.delenv("CXX", raising=False)
+    with pytest.raises(ArtifactError, match=r"no C\+\+ compiler on PATH"):
+        with_compiled_level(plain, in_formats(plain, choices), 1, choices, FINGERPRINT, CompileCache(tmp_path / "c"))
+
+
+def test_a_format_without_a_compiled_form_is_told(tmp_path: Path) -> None:
+    plain = small_ranker()
+    choices = {"experts.0.pool": LayerChoice(Format.INT8_DYNAMIC)}
+    with pytest.raises(ArtifactError, match="pool runs in int8-dynamic, which has no compiled form"):
+        with_compiled_level(plain, in_formats(plain, choices), 1, choices, FINGERPRINT, CompileCache(tmp_path / "c"))
+
+
+def test_the_default_folder_is_the_user_s_own(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("DEPTHRANK_COMPILED", str(tmp_path / "named"))
+    assert CompileCache().folder == tmp_path / "named"
+    monkeypatch.delenv("DEPTHRANK_COMPILED")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    made = CompileCache().folder
+    assert made == tmp_path / "depthrank" / "compiled"
+    assert os.stat(made).st_mode & 0o077 == 0
