@@ -18,8 +18,11 @@ this file with that Python.
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import shutil
+import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -37,6 +40,7 @@ from machine_facts import machine_facts, show_facts, torch_facts, write_json
 PLAN = (2_000, 256, 64, 24)
 CANDIDATES = 2_000
 LARGEST = 10
+OTHER_ISA = "ONEDNN_MAX_CPU_ISA=AVX2"
 
 
 def main() -> None:
@@ -181,6 +185,7 @@ def held_out(folder: Path, seconds: float) -> dict[str, Any]:
         settings = Settings(requests=256, judge_seconds=seconds)
         tuned = tune(artifact, spec, url, settings, on_phase=print)
         judged = judge_split(artifact, spec, url, tuned.policy, "test", 2_000)
+        elsewhere = other_instruction_set(artifact, spec, url)
     figures = tuned.figures
     found = {
         "verified_on_validation": {name: figures[name] for name in ("ne_change", "top10_overlap", "kept_gain")},
@@ -188,9 +193,27 @@ def held_out(folder: Path, seconds: float) -> dict[str, Any]:
         "speedup_vs_fp32": figures["speedup_vs_fp32"],
         "formats": formats_by_count(figures["layers"]),
         "plans": figures["plans"],
+        "fingerprint": figures["hardware"]["fingerprint"],
+        f"with {OTHER_ISA}": elsewhere,
     }
     print(f"held-out: {judged}")
     return found
+
+
+def other_instruction_set(artifact: Path, spec: Path, url: str) -> dict[str, Any]:
+    """The same artifact tuned in a process that may use AVX2 only: another machine to it, with a policy of its own."""
+    name, _, value = OTHER_ISA.partition("=")
+    report = artifact.parent / "other.json"
+    command = [sys.executable, "-m", "depthrank.cli", "tune", str(artifact), str(spec), "--log", url]
+    options = ["--no-compile", "--requests", "64", "--seconds", "10", "--json", str(report)]
+    subprocess.run([*command, *options], env=os.environ | {name: value}, check=True, stdout=subprocess.DEVNULL)
+    figures = json.loads(report.read_text())
+    return {
+        "fingerprint": figures["hardware"]["fingerprint"],
+        "formats": formats_by_count(figures["layers"]),
+        "peaks": figures["peaks"],
+        "speedup_vs_fp32": figures["speedup_vs_fp32"],
+    }
 
 
 def formats_by_count(layers: Sequence[dict[str, Any]]) -> dict[str, int]:

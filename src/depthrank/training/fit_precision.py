@@ -7,6 +7,7 @@ other half verifies the joint choice. The test split stays unseen.
 from __future__ import annotations
 
 import copy
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -114,8 +115,9 @@ class LayerTable:
             layer, of_layer = layers[name], seen.get(name, Seen())
             formats = [f for f in formats_of(layer) if f not in FOR_ACCURACY_ONLY]
             spent = {format: times.weighted_ms(layer, weights, format) for format in formats}
+            spent = {format: ms for format, ms in spent.items() if math.isfinite(ms)}
             row = rows[name] = LayerRow(spent, of_layer.input_scale(), {})
-            for format in formats[1:]:
+            for format in list(spent)[1:]:
                 row.output_error[format] = output_error(layer, of_layer, row.choice(format))
         return cls(model, rows, times)
 

@@ -8,6 +8,7 @@ Legend: M rows, K inputs, N outputs.
 
 from __future__ import annotations
 
+import logging
 import math
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -29,6 +30,8 @@ COLD_BYTES = 48 << 20  # weights of this many bytes are cycled through, so that 
 MOST_COPIES = 8
 ROWS_RATIO = 1.5
 SECONDS_A_SHAPE = 0.02
+
+logger = logging.getLogger("depthrank.training")
 
 
 @torch.inference_mode()
@@ -126,10 +129,19 @@ class LayerTimes:
         sizes = (layer.in_features, layer.out_features) if isinstance(layer, nn.Linear) else ()
         key = (*sizes, shape, format)
         if key not in self._known:
-            calls = _attention_calls(layer, shape, format) if not sizes else _linear_calls(layer, shape, format)
-            turn = cycle(calls)
-            self._known[key] = 1e3 * best_seconds(lambda: next(turn)(), self._seconds, self._clock_s)
+            self._known[key] = self._measured(layer, shape, format)
         return self._known[key]
+
+    def _measured(self, layer: nn.Module, shape: Shape, format: Format) -> float:
+        """Infinite where this machine has no kernel for the format."""
+        try:
+            is_linear = isinstance(layer, nn.Linear)
+            calls = _linear_calls(layer, shape, format) if is_linear else _attention_calls(layer, shape, format)
+            turn = cycle(calls)
+            return 1e3 * best_seconds(lambda: next(turn)(), self._seconds, self._clock_s)
+        except RuntimeError as error:
+            logger.info("%s does not run here: %s", format, error)
+            return math.inf
 
     def weighted_ms(self, layer: nn.Module, weights: Mapping[Shape, float], format: Format) -> float:
         """All calls of a layer, each with its weight."""
@@ -199,7 +211,7 @@ class Asked:
     def floor_ms(self, name: str, format: Format, peaks: Peaks) -> float:
         """Operations of one layer over the peak of its format, or its weights read once, whichever is longer."""
         layer = layers_of(self.model)[name]
-        computed = self._flops(name) / peaks.of(format.peak)
+        computed = self._flops(name) / peaks.of(format.peak) if peaks.of(format.peak) else 0.0
         num_bytes = {"fp32": 4, "bf16": 2, "int8": 1}[format.peak]
         read = layer.weight.numel() * num_bytes / peaks.copy_bytes if isinstance(layer, nn.Linear) else 0.0
         return 1e3 * max(computed, read)
