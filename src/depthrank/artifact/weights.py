@@ -60,7 +60,7 @@ def load_weights(config: ModelConfig, folder: Path) -> ElasticRanker:
 
     Names, shapes and types are compared before anything of the config's size is allocated.
     """
-    with torch.device("meta"):
+    with rows_left_out(), torch.device("meta"):  # arithmetic on this device imports torch._dynamo, for seconds
         wanted = {n: t for n, t in ElasticRanker(config).state_dict().items() if not n.endswith(TABLE_SUFFIX)}
     try:
         state = load_file(folder / DENSE_NAME)
@@ -100,7 +100,7 @@ def _open_table(config: ModelConfig, folder: Path, side: str) -> PackedRows:
     """The mapped rows of a side, which must be of the config's format and sizes."""
     of_side: SideConfig = getattr(config, side)
     path = table_path(folder, side)
-    with torch.device("meta"):
+    with rows_left_out(), torch.device("meta"):  # arithmetic on this device imports torch._dynamo, for seconds
         empty = FusedTable(of_side.slots, config.table_width)
     old = path.with_suffix(".npy")
     if old.exists() and not path.exists():

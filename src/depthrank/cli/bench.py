@@ -167,7 +167,7 @@ class _Runs:
         ordered = sorted(self._done, key=lambda pair: pair[0])
         shown = [Shown(f"{rate:,.4g}/s", measured.figures(), measured.outcomes) for rate, measured in ordered]
         path.write_text(render_load(f"Load on {target}", {"requests": said}, shown), encoding="utf-8")
-        say(f"wrote {path}")
+        note(f"wrote {path}")
 
 
 @contextmanager

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from depthrank.errors import ArtifactError
 from depthrank.tables.fused_table import TableColumns
 from depthrank.tables.row_map import TableSlot, check_ids
-from depthrank.tables.row_source import RowSource
+from depthrank.tables.row_source import MANY_ROWS, PackedRows, RowSource
 
 
 class ServedTable(TableColumns):
@@ -46,8 +46,10 @@ class ServedTable(TableColumns):
         """One vector a feature, float32 [n, F, E]; ``ids_nI`` integer [n, I], 0 where there is no value."""
         check_ids(ids_nI)
         if self._is_plain:
-            rows_nF = ids_nI + self._first_row_I
-            return self.source.rows(rows_nF.view(-1)).view(-1, self._num_features, self.width)
+            rows_nF, source = ids_nI + self._first_row_I, self.source
+            if isinstance(source, PackedRows) and source.form == "fp32" and rows_nF.numel() < MANY_ROWS:
+                return torch.embedding(source.packed_VB, rows_nF)  # no view to and fro: an eighth of the time of one row
+            return source.rows(rows_nF.view(-1)).view(-1, self._num_features, self.width)
         return self._pooled(ids_nI)
 
     def _pooled(self, ids_nI: Tensor) -> Tensor:
