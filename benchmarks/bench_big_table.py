@@ -6,7 +6,8 @@ Writes a row file of width 64 (about 5.6 GB: one random block over and over, eac
 page cache, and measures in a child process inside a cgroup whose limit counts every page that the child maps. Traffic:
 2,000 candidates a lookup, ranks by Zipf (exponent 1.05) over all rows; row numbers are the ranks (as plans lay rows:
 frequent ids first) or scattered by a permutation (the worst case for pages). Each with the mapping alone and with
-``HotRows`` before it. Cold: the first lookups after the cache was dropped. Warm: the last third of the run.
+``HotRows`` before it. Cold: the first lookups after the cache was dropped. Warm: the last third of the run, for hot
+rows after they were filled with the most frequent rows (a share of the slots), as serving does from the plan's order.
 
 The cgroup is made below the one this process is in (v1 ``memory`` or v2) and removed afterwards; where that is not
 allowed, the run says so and measures without a limit. Needs the file's size of free disk; the file is deleted.
@@ -34,6 +35,7 @@ CANDIDATES = 2_000
 EXPONENT = 1.05
 PATTERN_ROWS = 1 << 20
 COLD_LOOKUPS = 50
+FILLED = 0.5
 
 
 def write_table(path: Path, num_rows: int) -> dict[str, Any]:
@@ -124,8 +126,14 @@ def serve(path: str, how: str, order: str, capacity: int, seconds: float, cgroup
         rows = np.minimum(rank.astype(np.int64) - 1, num_rows - 1)
         return torch.from_numpy(rows if order == "frequency" else rows * step % num_rows)
 
-    times, hits, started = [], [], time.perf_counter()
+    times, hits, filled, fill_s, started = [], [], 0, 0.0, time.perf_counter()
     while time.perf_counter() - started < seconds or len(times) < 3 * COLD_LOOKUPS:
+        if hot is not None and len(times) == COLD_LOOKUPS and not filled:
+            first = time.perf_counter()
+            hottest = torch.arange(int(FILLED * capacity))
+            filled = hot.fill(hottest if order == "frequency" else hottest * step % num_rows)
+            fill_s = time.perf_counter() - first
+            started += fill_s
         rows = ranks()
         before = (hot.stats.hits, hot.stats.lookups) if hot is not None else (0, 0)
         if hot is None:
@@ -147,6 +155,7 @@ def serve(path: str, how: str, order: str, capacity: int, seconds: float, cgroup
     for name, part in (("cold", times[:COLD_LOOKUPS]), ("warm", warm)):
         p50, p99 = np.percentile(part, [50, 99])
         told[name] = {"p50_ms": round(float(p50), 3), "p99_ms": round(float(p99), 3), "max_ms": round(max(part), 3)}
+    told |= {"filled_rows": filled, "fill_s": round(fill_s, 1)} if filled else {}
     if hits:
         told["hit_rate"] = {
             "cold": float(np.mean(hits[:COLD_LOOKUPS])),

@@ -4,8 +4,8 @@
    closed loop), bench at the rate that wrk reached.
 2. Capacity: a server that answers one request after another, 4 ms each. wrk's throughput with 8 connections is the
    capacity; bench finds it by `--ramp`, with a limit of 100 ms.
-3. What wrk cannot see: the same server stalls once for 1 s. wrk's 4 connections wait with it, so it reports a handful
-   of slow requests; bench charges everyone who was due meanwhile.
+3. A stall: the same server stops once for 1 s. wrk's connections wait with it and send nothing; it fills in what it
+   did not send by the mean gap between its requests. bench has sent them, and counts what they saw.
 
     python benchmarks/bench_load_tool.py [--json F]      (a minute and a half; wrk: apt-get install wrk)
 """

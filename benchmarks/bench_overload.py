@@ -159,7 +159,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--folder", type=Path, default=Path(tempfile.gettempdir()) / "depthrank-overload")
     parser.add_argument("--preset", default="medium")
-    parser.add_argument("--candidates", type=int, default=500)
+    parser.add_argument("--candidates", type=int, default=250)
     parser.add_argument("--deadline-ms", type=float, default=None, help="default: three times a full-depth request")
     parser.add_argument("--seconds", type=float, default=8.0, help="of a step")
     parser.add_argument("--workers", type=int, default=1)
@@ -182,9 +182,7 @@ def measure(artifact: Path, log: str, arguments: argparse.Namespace) -> dict[str
         router_ms = _one_by_one(address, bodies(n, 60_000, mode="router"))
         deadline_ms = arguments.deadline_ms or 3 * full_ms
         capacity = knee(address, bodies(n, deadline_ms, mode="full"), deadline_ms, max(4.0, seconds / 2))
-    print(
-        f"full {full_ms:.1f} ms, router {router_ms:.2f} ms, deadline {deadline_ms:.0f} ms: {capacity:.1f} a second"
-    )
+    print(f"full {full_ms:.1f} ms, router {router_ms:.2f} ms, deadline {deadline_ms:.0f} ms: {capacity:.1f} a second")
     policies: dict[str, tuple[dict[str, str], dict[str, Any]]] = {
         "ours": ({}, {}),
         "limit": ({**OFF, "DEPTHRANK_RANK_QUEUE": "3"}, {"mode": "full"}),

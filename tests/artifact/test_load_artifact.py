@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import pickle
 import struct
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -19,6 +21,7 @@ from small_artifact import files_of, make_contents
 
 from depthrank.artifact import inspect_artifact, load_artifact, read_manifest, save_artifact, verify_artifact
 from depthrank.artifact.manifest import hash_file
+from depthrank.artifact.uninitialised import Uninitialised
 from depthrank.errors import ArtifactError, DepthrankError
 from depthrank.tables import pack_rows, served_tables, write_row_file
 
@@ -351,3 +354,16 @@ def test_tables_of_the_first_releases_still_load_and_hostile_ones_do_not(artifac
     with pytest.raises(ArtifactError, match=r"item_features.npy cannot be mapped"):
         load_artifact(artifact)
     assert not (artifact / "executed").exists()
+
+
+def test_a_model_is_built_without_drawing_numbers_or_importing_a_compiler(artifact):
+    """Two seconds of every start, if it did."""
+    script = "import sys; from depthrank.artifact import load_artifact; model = load_artifact(sys.argv[1]).model; "
+    script += "sys.exit('a compiler was imported' if {'sympy', 'torch._dynamo'} & set(sys.modules) else 0)"
+    done = subprocess.run([sys.executable, "-c", script, str(artifact)], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    with Uninitialised():
+        drawn = torch.randn(3, 4) * 2.0
+        assert drawn.shape == (3, 4) and torch.equal(torch.ones(2) * 2.0, torch.full((2,), 2.0))
+        kept = torch.ones(3).normal_()
+    assert torch.equal(kept, torch.ones(3))

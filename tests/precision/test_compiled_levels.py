@@ -1,4 +1,7 @@
-"""Compiled levels agree with eager ones at every size, and nothing in the cache is executed unless it was made here."""
+"""Compiled levels agree with eager ones at every size, and nothing in the cache is executed unless it was made here.
+
+What compiles is slow (a minute on a busy core) and runs with `make test-slow`; the cache and the refusals run always.
+"""
 
 from __future__ import annotations
 
@@ -85,6 +88,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Any:
     return plain, choices, served, compiled, folder
 
 
+@pytest.mark.slow
 @needs_compiler
 @pytest.mark.parametrize(("candidates", "events"), [(0, 5), (1, 5), (2, 1), (3, 0), (7, 40), (40, 13), (1_025, 39)])
 def test_compiled_agrees_with_eager_at_every_size(made: Any, candidates: int, events: int) -> None:
@@ -98,6 +102,7 @@ def test_compiled_agrees_with_eager_at_every_size(made: Any, candidates: int, ev
         assert float((own - full).norm()) <= 0.05 * float(full.norm())
 
 
+@pytest.mark.slow
 @needs_compiler
 def test_the_compiled_code_is_used(made: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     compiled = made[3]
@@ -110,6 +115,7 @@ def test_the_compiled_code_is_used(made: Any, monkeypatch: pytest.MonkeyPatch) -
     assert len(calls) == 1
 
 
+@pytest.mark.slow
 @needs_compiler
 def test_a_score_does_not_depend_on_the_other_candidates(made: Any) -> None:
     _, _, _, compiled, _ = made
@@ -126,6 +132,7 @@ def test_a_score_does_not_depend_on_the_other_candidates(made: Any) -> None:
         assert float((few[0] - whole[rows]).abs().max()) <= 0.01 * float(whole.abs().max())
 
 
+@pytest.mark.slow
 @needs_compiler
 def test_a_second_process_loads_without_compiling(made: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     plain, choices, served, _, folder = made
@@ -135,18 +142,16 @@ def test_a_second_process_loads_without_compiling(made: Any, monkeypatch: pytest
     assert isinstance(again.experts[0], CompiledExpert)
 
 
-@needs_compiler
 @pytest.mark.parametrize("spoil", ["damaged", "without a seal", "another's seal", "another key's file", "a link"])
-def test_what_was_not_made_here_is_removed_and_never_executed(made: Any, tmp_path: Path, spoil: str) -> None:
-    folder = made[4]
+def test_what_was_not_made_here_is_removed_and_never_executed(tmp_path: Path, spoil: str) -> None:
+    folder, key = tmp_path / "another's", "a" * 32
+
+    def built(path: Path) -> None:
+        path.write_bytes(b"code" * 1_000)
+
+    code = CompileCache(folder).make(key, built)
     own = CompileCache(tmp_path / "own")
-    code = next(folder.glob("*.pt2"))
-    key = code.stem
-
-    def copied(path: Path) -> None:
-        path.write_bytes(code.read_bytes())
-
-    path = own.make(key, copied)
+    path = own.make(key, built)
     assert own.find(key) == path, "the control: a file of one's own is found"
     seal = path.with_suffix(SEAL)
     if spoil == "damaged":

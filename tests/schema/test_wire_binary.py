@@ -238,6 +238,17 @@ def test_a_damaged_stream_is_a_request_or_a_clear_error(damage: list[tuple[int, 
         read_request(decode_arrow(bytes(body), LIMITS), LIMITS)
 
 
+def test_many_integers_in_json_become_an_array_and_larger_ones_stay_texts() -> None:
+    ids = list(range(-5, 95))
+    found = decode_request(msgspec.json.encode({"user": 1, "candidates": ids}), LIMITS).candidates
+    assert isinstance(found, np.ndarray) and found.tolist() == ids
+    for other in ([*ids, 2**63], [*ids, "x"], [*map(str, ids)]):
+        texts = decode_request(msgspec.json.encode({"user": 1, "candidates": other}), LIMITS).candidates
+        assert texts == list(map(str, other))
+    with pytest.raises(RequestError, match=r"candidates\[100\]"):
+        decode_request(msgspec.json.encode({"user": 1, "candidates": [*ids, True]}), LIMITS)
+
+
 def test_an_answer_is_the_same_in_both_forms() -> None:
     items = [RankedItem("a", 0.25, {"click": 0.5}, 1)]
     answer = Answer("id", "model", items, [1], [1], {"total": 1.0}, Degraded(True, ["late"]))

@@ -115,7 +115,7 @@ class RankerDouble:
 
     def _candidates(self, request: Request) -> list[str]:
         """Ids as texts, also where they came as an array."""
-        if request.candidates == "all":
+        if isinstance(request.candidates, str):
             return self.generation.items.ids_of(range(1, self.generation.items.size))
         if isinstance(request.candidates, dict):
             if None in list(request.candidates.get("bid", [])):

@@ -6,7 +6,6 @@ import json
 import os
 import subprocess
 import sys
-from pathlib import Path
 from typing import Any
 
 from live_server import Live, live_server
@@ -23,18 +22,16 @@ def bench(live: Live, *options: object, **env: str) -> Any:
     return json.loads(done.stdout)
 
 
-def test_users_and_items_come_from_the_server_itself(tmp_path: Path) -> None:
+def test_users_and_items_come_from_the_server_itself() -> None:
     with live_server() as live:
         live.client.post("/v1/events", json={"user": ["a", "b"], "item": ["1", "2"], "action": "click"})
-        page = tmp_path / "load.html"
-        figures = bench(live, "--rate", 60, "--seconds", 1, "--candidates", 7, "--warm-up", 0.2, "--html", page)
+        figures = bench(live, "--rate", 60, "--seconds", 1, "--candidates", 7, "--warm-up", 0.2)
         assert {request.user for request in live.ranker.ranked} <= {"a", "b"}
         assert all(len(request.candidates) == 7 for request in live.ranker.ranked)
     assert figures["errors"] == 0 and figures["good"] == figures["sent"] == figures["answered"] > 20
     assert figures["core_s_per_1000"] > 0
     assert figures["mean_candidates_scored"] == [7, 7]
     assert "7 candidates of 40 items" in figures["requests"] and "named" in figures["requests"]
-    assert "Latency by percentile" in page.read_text()
 
 
 def test_where_the_server_names_nobody_made_up_users_rank_everything_and_the_report_says_so() -> None:

@@ -47,6 +47,17 @@ def test_what_is_read_all_the_time_stays_through_a_long_tail(file):
     assert hot.resident_bytes == 64 * (9 + file.header.row_bytes)
 
 
+def test_rows_known_to_be_hot_are_there_before_they_are_asked_for_the_hottest_first(file):
+    hot, order = HotRows(file, 64), torch.randperm(V, generator=torch.Generator().manual_seed(2))
+    assert 32 < hot.fill(order) <= 64
+    assert torch.equal(hot.rows(order), file.source().rows(order))
+    again = HotRows(file, 64)
+    again.fill(order)
+    again.rows(order[:1])
+    assert again.stats.hits == 1, "nobody takes the slot of the hottest"
+    assert HotRows(file, 64).stats.hits == 0
+
+
 def test_rows_that_are_not_there_are_told(file):
     with pytest.raises(DataError, match=f"asked of a table of {V} rows"):
         HotRows(file, 8).rows(torch.tensor([V]))

@@ -6,7 +6,7 @@ from depthrank.artifact.adaptive import model_identity
 from depthrank.artifact.cache import Cache, Held
 from depthrank.artifact.default_log import default_log_url
 from depthrank.artifact.delta_apply import Delta, apply_columns, apply_deltas, load_delta, with_delta
-from depthrank.artifact.delta_compact import compacted
+from depthrank.artifact.delta_compact import compacted, compaction_is_due
 from depthrank.artifact.delta_folder import DeltaManifest, delta_folders, read_delta
 from depthrank.artifact.delta_make import make_delta
 from depthrank.artifact.fetch import fetch_artifact
@@ -33,6 +33,7 @@ __all__ = [
     "apply_deltas",
     "check_policy",
     "compacted",
+    "compaction_is_due",
     "default_log_url",
     "delta_folders",
     "fetch_artifact",

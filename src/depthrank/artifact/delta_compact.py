@@ -15,8 +15,16 @@ from depthrank.artifact.manifest import MANIFEST_NAME
 from depthrank.artifact.store import Artifact
 from depthrank.tables import OverlaidRows, RowFile, packed_parts, served_tables, write_row_file
 
+DUE_SHARE = 0.05
+"""Compaction is worth its writing once so many of a table's rows lie in its overlay."""
 SHARE_OF_TIME = 0.5
 """How much of a core compaction takes at most: it has time, requests have not."""
+
+
+def compaction_is_due(artifact: Artifact) -> bool:
+    """Whether the overlay of a table has become large."""
+    sources = (table.source for table in served_tables(artifact.model).values())
+    return any(s.row_C.shape[0] > DUE_SHARE * s.num_rows for s in sources if isinstance(s, OverlaidRows))
 
 
 def compacted(artifact: Artifact, cache: Cache | None = None, pause: Callable[[float], None] = time.sleep) -> Artifact:

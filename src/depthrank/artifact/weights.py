@@ -16,6 +16,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from depthrank.artifact.fit import HOSTILE
+from depthrank.artifact.uninitialised import Uninitialised
 from depthrank.errors import ArtifactError
 from depthrank.model import ElasticRanker, ForeignLevel, ModelConfig
 from depthrank.model.config import SideConfig
@@ -24,6 +25,7 @@ from depthrank.tables import (
     FusedTable,
     PackedRows,
     RowFile,
+    RowMap,
     ServedTable,
     packed_parts,
     packed_source,
@@ -58,18 +60,20 @@ def save_weights(model: ElasticRanker, folder: Path) -> None:
 def load_weights(config: ModelConfig, folder: Path) -> ElasticRanker:
     """A ranker in eval mode with the weights below ``folder``; raises ArtifactError where they do not fit.
 
-    Names, shapes and types are compared before anything of the config's size is allocated.
+    Names, shapes and types are compared before memory of the config's size is touched.
     """
-    with rows_left_out(), torch.device("meta"):  # arithmetic on this device imports torch._dynamo, for seconds
-        wanted = {n: t for n, t in ElasticRanker(config).state_dict().items() if not n.endswith(TABLE_SUFFIX)}
+    try:
+        with rows_left_out(), Uninitialised():
+            model = ElasticRanker(config)  # holds the buffers that are derived, not stored
+    except (RuntimeError, MemoryError) as error:
+        raise ArtifactError(f"{folder}: a model of the manifest's sizes cannot be made: {error}") from None
+    wanted = {name: t for name, t in model.state_dict().items() if not name.endswith(TABLE_SUFFIX)}
     try:
         state = load_file(folder / DENSE_NAME)
     except (SafetensorError, OSError) as error:
         raise ArtifactError(f"{folder / DENSE_NAME} cannot be read: {error}") from None
     _check_fit(folder, wanted, state)
     sources = {side: _open_table(config, folder, side) for side in _SIDES if getattr(config, side).slots}
-    with rows_left_out():
-        model = ElasticRanker(config)  # holds the buffers that are derived, not stored
     for side, source in sources.items():
         slots = getattr(config, side).slots
         _features(model, side).table = ServedTable(slots, config.table_width, source)
@@ -100,14 +104,14 @@ def _open_table(config: ModelConfig, folder: Path, side: str) -> PackedRows:
     """The mapped rows of a side, which must be of the config's format and sizes."""
     of_side: SideConfig = getattr(config, side)
     path = table_path(folder, side)
-    with rows_left_out(), torch.device("meta"):  # arithmetic on this device imports torch._dynamo, for seconds
-        empty = FusedTable(of_side.slots, config.table_width)
+    row_map = RowMap(of_side.slots)
+    shape = (max(row_map.num_rows, 1), config.table_width)
     old = path.with_suffix(".npy")
     if old.exists() and not path.exists():
-        return _first_form(old, empty)
+        return _first_form(old, row_map, shape)
     file = RowFile.open(path)
     found = (file.header.form, file.header.num_rows, file.header.width)
-    expected = (of_side.row_format, empty.weight.shape[0], config.table_width)
+    expected = (of_side.row_format, *shape)
     if found != expected:
         raise ArtifactError(
             f"{path} holds {found[0]} rows {list(found[1:])}, the model of the manifest has {expected[0]} rows "
@@ -118,17 +122,17 @@ def _open_table(config: ModelConfig, folder: Path, side: str) -> PackedRows:
     return file.source()
 
 
-def _first_form(path: Path, empty: FusedTable) -> PackedRows:
+def _first_form(path: Path, row_map: RowMap, shape: tuple[int, int]) -> PackedRows:
     """Tables as the first releases wrote them: float32 in a ``.npy`` file, padding rows with anything in them."""
     try:
         rows = np.lib.format.open_memmap(path, mode="c")  # no object arrays, no archives, unlike numpy.load
     except (*HOSTILE, MemoryError) as error:
         raise ArtifactError(f"{path} cannot be mapped: {error}") from None
-    if rows.dtype != np.float32 or not rows.flags.c_contiguous or rows.shape != tuple(empty.weight.shape):
-        given, asked = f"{rows.dtype} {list(rows.shape)}", f"float32 {list(empty.weight.shape)}"
+    if rows.dtype != np.float32 or not rows.flags.c_contiguous or rows.shape != shape:
+        given, asked = f"{rows.dtype} {list(rows.shape)}", f"float32 {list(shape)}"
         raise ArtifactError(f"{path} holds {given}, the model of the manifest has {asked} in C order")
     table = torch.from_numpy(rows)
-    table[empty.row_map.padding_rows()] = 0.0  # in this process's copy of their pages
+    table[row_map.padding_rows()] = 0.0  # in this process's copy of their pages
     return PackedRows(table, "fp32", table.shape[1])
 
 

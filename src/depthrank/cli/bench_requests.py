@@ -11,11 +11,9 @@ import httpx
 import numpy as np
 import numpy.typing as npt
 
-from depthrank.artifact import load_artifact, read_manifest
 from depthrank.cli.load import Requests, Target, Zipf, trace_times
 from depthrank.cli.terminal import UsageProblem
 from depthrank.errors import LogError
-from depthrank.events import open_log
 
 NUM_USERS = 1_000
 MOST_BODY_IDS = 1_000_000
@@ -56,6 +54,9 @@ class Asked:
 
 def requests_of_artifact(artifact: Path, log: str | None, asked: Asked) -> Requests:
     """Users who have a history, candidates from the catalogue. Raises LogError where the log has no user."""
+    from depthrank.artifact import load_artifact, read_manifest  # loads torch
+    from depthrank.events import open_log
+
     url = log or read_manifest(artifact).log_url
     if url is None:
         raise LogError(f"{artifact} names no event log; give --log URL")

@@ -28,7 +28,9 @@ def tune(
         list[str] | None, typer.Option(metavar="W,W,..", help="A plan to be fast at. Default: the artifact's ladder.")
     ] = None,
     seconds: Annotated[float, typer.Option(min=1, help="For judging layers alone, at most.")] = 120.0,
-    compile: Annotated[bool, typer.Option("--compile/--no-compile", help="Try levels as compiled code too.")] = True,
+    compile: Annotated[
+        bool, typer.Option("--compile/--no-compile", help="Try levels as compiled code too: minutes.")
+    ] = False,
     seal: Annotated[bool, typer.Option("--seal", help="Only accept this machine's policy as you edited it.")] = False,
     threads: Threads = None,
 ) -> None:

@@ -18,6 +18,7 @@ import torch
 from numpy.typing import NDArray
 
 from depthrank.artifact import Artifact, Delta, apply_columns, load_delta, with_delta
+from depthrank.engine.compiled_levels import with_compiled_levels
 from depthrank.engine.generation import Generation
 from depthrank.engine.item_store import CHUNK_ROWS, ItemStore
 from depthrank.engine.upserts import replay_upserts
@@ -62,6 +63,8 @@ def prepare(generation: Generation, path: str | Path) -> Prepared:
     started = time.monotonic()
     delta = load_delta(path)
     artifact = with_delta(generation.artifact, delta)
+    if delta.dense:
+        artifact = with_compiled_levels(artifact)
     seen = generation.items.generation
     store, side, rows = None, None, np.zeros(0, np.int64)
     with torch.inference_mode(False), torch.no_grad():

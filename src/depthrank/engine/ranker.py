@@ -24,6 +24,7 @@ from depthrank.artifact import (
     Artifact,
     Cache,
     apply_deltas,
+    compaction_is_due,
     default_log_url,
     is_remote,
     load_artifact,
@@ -49,7 +50,7 @@ from depthrank.engine.shown_history import shown_history
 from depthrank.engine.timings import Timings
 from depthrank.engine.user_states import DEFAULT_STATE_BYTES, UserStates
 from depthrank.engine.valuation import value_factor
-from depthrank.errors import LogError
+from depthrank.errors import DepthrankError, LogError
 from depthrank.events import AppendResult, EraseResult, EventBatch, EventLog, now_ms, open_log
 from depthrank.routing import AdaptivePolicy, DecisionInputs, fixed_plan, plan_within_budget
 from depthrank.schema import Answer, Degraded, Limits, Request, Spec
@@ -234,6 +235,16 @@ class Ranker:
         Answers do not change. It reads and writes whole tables: run it beside the traffic, not in its way.
         """
         return self._switch.compact(cache)
+
+    def compact_if_due(self) -> bool:
+        """``compact`` once overlays have become large; a cache that cannot hold the file leaves them as they are."""
+        if not compaction_is_due(self.artifact):
+            return False
+        try:
+            return self.compact()
+        except DepthrankError as error:
+            logger.warning("%s serves from its overlays: %s", self.model_id, error)
+            return False
 
     def log_position(self) -> int | None:
         """The log's newest position; None where it cannot be read now."""

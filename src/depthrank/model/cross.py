@@ -8,8 +8,8 @@ a request, and nothing as wide as u is ever held for a candidate. Exact up to ro
 Tokens are compressed and normed before they meet; what depends on a product of two raw columns (a rate and a scenario)
 is learned here from few examples (docs/quality.md).
 
-Legend: R requests, N candidates, U request inputs, C candidate inputs, X = U + C, k rank, J = 1 + k l columns before layer l,
-K tasks.
+Legend: R requests, N candidates, U request inputs, C candidate inputs, X = U + C, k rank, J = 1 + k l columns before
+layer l, K tasks.
 """
 
 from __future__ import annotations

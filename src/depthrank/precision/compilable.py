@@ -22,6 +22,7 @@ from depthrank.precision.in_formats import layers_of, replaced
 from depthrank.precision.int8_linear import LARGEST, MIDDLE, TINIEST
 
 Model = TypeVar("Model", bound=nn.Module)
+NARROW = 16  # torch 2.13 compiles an int8 product of 2 outputs to wrong numbers; heads are no work anyway
 COMPILABLE = (Format.FP32, Format.FP32_PACKED, Format.BF16, Format.INT8_STATIC)
 
 
@@ -37,7 +38,7 @@ def compilable(model: Model, choices: Mapping[str, LayerChoice]) -> Model:
             made[name] = _Attention(torch.bfloat16 if choice.format is Format.BF16 else torch.float32)
         elif choice.format is Format.BF16:
             made[name] = _Bf16Linear(layer.weight)  # type: ignore[arg-type]
-        elif choice.format is Format.INT8_STATIC:
+        elif choice.format is Format.INT8_STATIC and layer.out_features >= NARROW:  # type: ignore[operator]
             assert choice.input_scale is not None
             made[name] = _Int8Linear(layer.weight, choice.input_scale)  # type: ignore[arg-type]
     return replaced(model, made)

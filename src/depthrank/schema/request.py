@@ -16,10 +16,9 @@ class Request(msgspec.Struct, forbid_unknown_fields=True):
     """One ranking request.
 
     ``candidates``: item ids, or columns with an ``item`` column, or ``"all"``; ids and columns of numbers may be numpy
-    arrays (int64, float64). ``time_ms``: the time it is asked as of
-    (default now). ``deadline_ms``: how long the answer may take. ``budget``: at most this fraction of the full-depth
-    cost. ``priority``: which of them a busy server degrades and refuses last. Raises nothing here: ``check_request`` says
-    what is wrong.
+    arrays (int64, float64). ``time_ms``: the time it is asked as of (default now). ``deadline_ms``: how long the answer
+    may take. ``budget``: at most this fraction of the full-depth cost. ``priority``: which of them a busy server
+    degrades and refuses last. Raises nothing here: ``check_request`` says what is wrong.
     """
 
     user: Id
@@ -70,8 +69,8 @@ class Degraded(msgspec.Struct, rename={"is_": "is"}):
 class Answer(msgspec.Struct, omit_defaults=False):
     """The ranking: ordered by deepest level reached, then value, then item id.
 
-    ``after``: what filters, caps, diversity and exploration made of that order, where there are any. ``record``: what it
-    takes to rank again exactly so, where that was asked for, and ``spent`` what it cost; they never reach a client.
+    ``after``: what filters, caps, diversity and exploration made of that order, where there are any. ``record``: what
+    it takes to rank again exactly so, where that was asked for, and ``spent`` what it cost; they never reach a client.
     """
 
     request_id: str

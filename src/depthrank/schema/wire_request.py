@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sized
+from contextlib import suppress
 from typing import Any, get_args
 
 import msgspec
@@ -16,6 +17,8 @@ from depthrank.schema.wire_json import Plain, check_length, decode_json
 MODES: tuple[str, ...] = get_args(Mode)
 PRIORITIES: tuple[str, ...] = get_args(Priority)
 Column = list[Any] | np.ndarray[Any, Any]
+FEW = 64
+"""Up to so many candidates an array gains nothing over a list."""
 CANDIDATES = 'a list of ids, columns such as {"item": [...], "price": [...]}, or "all"'
 
 
@@ -76,7 +79,13 @@ def _candidates(value: Any, checks: FieldChecks) -> Any:
 
 
 def _ids(column: Column, path: str, checks: FieldChecks) -> Column:
-    return checks.ids(column, path) if isinstance(column, list) else checks.integer_ids(column, path)
+    """Ids as texts; integers of a longer list as an array, which needs no text for each."""
+    if not isinstance(column, list):
+        return checks.integer_ids(column, path)
+    if len(column) > FEW and set(map(type, column)) == {int}:
+        with suppress(OverflowError):
+            return np.array(column, np.int64)
+    return checks.ids(column, path)
 
 
 def _values(column: Column, path: str, checks: FieldChecks) -> Column:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
 
 from depthrank.catalogue import Catalogue, UpsertResult
 from depthrank.engine.economy import Economy
@@ -16,6 +17,15 @@ class HasItems(Protocol):
 
     @property
     def items(self) -> Catalogue: ...
+
+
+@runtime_checkable
+class TakesDeltas(Protocol):
+    """A ranker that can be changed in part while it serves. ``apply_delta`` raises ArtifactError where it refuses;
+    ``compact_if_due`` tidies up after it, with the same answers."""
+
+    def apply_delta(self, path: str | Path) -> object: ...
+    def compact_if_due(self) -> object: ...
 
 
 class ServedRanker(Protocol):

@@ -98,6 +98,7 @@ class Service:
 
     async def run(self) -> None:
         """The service's own work beside requests, until it is closed: engines, warming, prices that follow the load."""
+        await self.engines.open()
         running = asyncio.create_task(self.engines.run())
         await self._warm()
         while not self._closed:
@@ -218,7 +219,7 @@ class Service:
     def close(self) -> None:
         """Finish what was admitted and log every served impression; the ranker stays open, it is the caller's."""
         self.phase = Phase.DRAINING
-        self.dispatcher.close()
+        self.dispatcher.close(self.settings.drain_timeout_s)
         self.outcomes.close()
         self.log_pool.close()
         self._closed = True

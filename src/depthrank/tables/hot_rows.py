@@ -18,6 +18,7 @@ from __future__ import annotations
 import threading
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -25,6 +26,7 @@ from depthrank.tables.row_file import RowFile
 from depthrank.tables.row_source import PackedRows, check_row_numbers
 
 _MULTIPLIER = -7046029254386353131  # odd, 64 bits (splitmix64)
+FILLED_AT_ONCE = 1 << 18
 FEW_MISSES = 8  # so few pages are not worth asking for beforehand
 
 
@@ -84,6 +86,25 @@ class HotRows:
     def packed_rows(self, row_n: Tensor) -> Tensor:
         """Rows as they are stored [n, B]."""
         return self._gathered(row_n).packed_VB
+
+    def fill(self, row_n: Tensor) -> int:
+        """Take in rows that are known to be hot, the hottest first; returns how many have a slot now.
+
+        They are read from the first to the last, so that a disk reads ahead. Where two need one slot, the hotter has it.
+        """
+        check_row_numbers(row_n, self.num_rows)
+        rows = row_n.to(torch.int64).numpy()
+        _, first = np.unique(rows * _MULTIPLIER >> self._shift & self._mask, return_index=True)
+        chosen = torch.from_numpy(np.sort(rows[first]))
+        self._file.advise_sequential()
+        for some in chosen.split(FILLED_AT_ONCE):
+            packed = self._base.packed_rows(some)
+            slots = ((some * _MULTIPLIER) >> self._shift) & self._mask
+            with self._lock:
+                self._slots.packed_VB[slots] = packed
+                self._row_C[slots] = some
+        self._file.advise_random()
+        return len(chosen)
 
     def _gathered(self, row_n: Tensor) -> PackedRows:
         """The packed rows asked for, in their order."""

@@ -214,6 +214,10 @@ class RowFile:
         """Tell the kernel that rows are read one here, one there: no reading ahead."""
         self._map.madvise(mmap.MADV_RANDOM)
 
+    def advise_sequential(self) -> None:
+        """Tell the kernel that rows are about to be read from the first to the last."""
+        self._map.madvise(mmap.MADV_SEQUENTIAL)
+
     def prefetch(self, row_n: Tensor) -> None:
         """Ask for the pages of some rows at once, so that the disk reads them beside each other and not in turn."""
         header = self.header

@@ -48,7 +48,9 @@ class ServedTable(TableColumns):
         if self._is_plain:
             rows_nF, source = ids_nI + self._first_row_I, self.source
             if isinstance(source, PackedRows) and source.form == "fp32" and rows_nF.numel() < MANY_ROWS:
-                return torch.embedding(source.packed_VB, rows_nF)  # no view to and fro: an eighth of the time of one row
+                return torch.embedding(
+                    source.packed_VB, rows_nF
+                )  # no view to and fro: an eighth of the time of one row
             return source.rows(rows_nF.view(-1)).view(-1, self._num_features, self.width)
         return self._pooled(ids_nI)
 

@@ -37,7 +37,7 @@ class Settings:
     plans: tuple[Plan, ...] = ()
     judge_seconds: float = 120.0
     layer_seconds: float = 0.02
-    compile: bool = True
+    compile: bool = False
 
 
 class Calibration:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -59,6 +60,11 @@ class Server:
 
     def wait_until_ready(self) -> None:
         wait_for(lambda: self.client.get("/health/ready").status_code == 200)
+
+    def limit_files(self, size: int | None) -> None:
+        """No file may grow beyond ``size`` bytes; None: lifted."""
+        soft = resource.RLIM_INFINITY if size is None else size
+        resource.prlimit(self.pid, resource.RLIMIT_FSIZE, (soft, resource.RLIM_INFINITY))
 
     def signal(self, number: int) -> None:
         os.kill(self.pid, number)

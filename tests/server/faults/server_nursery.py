@@ -1,6 +1,6 @@
 """Makes real servers fast: everything is imported once, then each line on stdin forks one.
 
-A line is JSON: artifact, log, and optionally fsize (RLIMIT_FSIZE, bytes), obeys_permissions, settings. The answer is a line of JSON
+A line is JSON: artifact, log, and optionally obeys_permissions, settings. The answer is a line of JSON
 with the child's pid and its address, or why there is none.
 """
 
@@ -9,16 +9,17 @@ from __future__ import annotations
 import ctypes
 import json
 import os
-import resource
 import signal
 import sys
 from typing import Any
 
 import msgspec
 import torch
+import torch._dynamo
+import uvicorn  # noqa: F401
 
 import depthrank.cli.app
-from depthrank.engine import Ranker  # noqa: F401 - imported for the children
+from depthrank.engine import Ranker  # noqa: F401
 from depthrank.errors import DepthrankError
 from depthrank.server import ServerSettings, serve
 
@@ -31,8 +32,6 @@ def run(wanted: dict[str, Any]) -> int:
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     os.close(0)
     torch.set_num_threads(1)
-    if "fsize" in wanted:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (wanted["fsize"], resource.RLIM_INFINITY))
     if wanted.get("obeys_permissions"):
         obey_permissions()
     settings = msgspec.convert(wanted.get("settings", {}), ServerSettings)
@@ -54,7 +53,7 @@ def run(wanted: dict[str, Any]) -> int:
 
 
 def obey_permissions() -> None:
-    """Give up the capabilities by which root writes what it may not (Linux: capset of CAP_DAC_OVERRIDE and its like)."""
+    """Give up the capabilities by which root writes what it may not (Linux: CAP_DAC_OVERRIDE and its like)."""
     header = (ctypes.c_uint32 * 2)(0x20080522, 0)
     data = (ctypes.c_uint32 * 6)()
     libc = ctypes.CDLL(None, use_errno=True)

@@ -4,7 +4,6 @@ in the test that it names: what the user sees, what the operator sees, and that 
 from __future__ import annotations
 
 import os
-import resource
 import shutil
 import signal
 import socket
@@ -76,6 +75,8 @@ def test_kill_9_under_writes_loses_nothing_that_was_acknowledged(nursery: Nurser
         assert (again["appended"], again["duplicates"]) == (0, 1), "a retry after the crash is no second event"
         shown = server.client.get(f"/v1/users/{user}/history?limit=10000&actions=click").json()["events"]
         assert len(shown) in (len(done), len(done) + 1), "what was not acknowledged may be stored, once"
+        refused = server.post("/v1/models", action="load", path="artifact")
+        assert refused.status_code == 403, "depthrank serve manages no models unless it is told to"
 
 
 # ---------------------------------------------------------------------- the disk
@@ -83,7 +84,8 @@ def test_kill_9_under_writes_loses_nothing_that_was_acknowledged(nursery: Nurser
 
 def test_a_full_disk_refuses_events_loses_impressions_visibly_and_ranks_on(nursery: Nursery, place: Path) -> None:
     size = max(path.stat().st_size for path in (place / "events").rglob("data.mdb"))
-    with nursery.running(place / "artifact", f"lmdb:{place / 'events'}", fsize=size + 16_384) as server:
+    with nursery.running(place / "artifact", f"lmdb:{place / 'events'}") as server:
+        server.limit_files(size + 16_384)
         statuses = []
         for number in range(200):
             columns = {"item": [f"new{number}-{i}" for i in range(50)], "user": "filler", "action": "click"}
@@ -97,7 +99,7 @@ def test_a_full_disk_refuses_events_loses_impressions_visibly_and_ranks_on(nurse
         assert answer["items"] and answer["degraded"]["is"] is False
         wait_for(lambda: server.health()["trouble"] == ["served impressions are being lost: storage_full"])
         assert server.metric('depthrank_served_answers_lost_total{reason="storage_full"}') >= 1
-        resource.prlimit(server.pid, resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+        server.limit_files(None)
         assert server.post("/v1/events", **event("later", 1)).status_code == 200, "room again: it writes again"
         server.rank()
         wait_for(lambda: server.health()["trouble"] == [])

@@ -4,8 +4,6 @@ from everything."""
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -173,21 +171,3 @@ def test_the_command_lists_loads_and_rolls_back(real: Live, capsys: pytest.Captu
             models(real.address, action, what)
     with pytest.raises(ModelsError, match="cannot be reached"):
         models("http://127.0.0.1:9")
-
-
-def test_the_served_command_manages_models_only_where_told_to(folder: Path) -> None:
-    """``depthrank serve`` as a process: the registry is wired, and closed to strangers."""
-    script = (
-        "import sys; from depthrank.server import serve\n"
-        "serve(sys.argv[1], port=0, on_started=lambda address: print(address, flush=True))"
-    )
-    with subprocess.Popen([sys.executable, "-c", script, folder / "v1"], stdout=subprocess.PIPE, text=True) as running:
-        try:
-            assert running.stdout
-            address = running.stdout.readline().strip()
-            models(address)
-            with pytest.raises(ModelsError, match=r"models\.manage"):
-                models(address, "load", "v2")
-        finally:
-            running.terminate()
-            assert running.wait(30) == 0

@@ -45,6 +45,7 @@ def served(
     with live_server(ranker, settings) as live:
         yield live
         tab.open("about:blank")  # it would go on polling a server that has ended
+        tab.until("location.href === 'about:blank'")
     assert not faultless or tab.problems == []
 
 

@@ -16,7 +16,7 @@ _ALMOST_FULL_BYTES = 1 << 20
 
 
 def storage_error(error: lmdb.Error | OSError, folder: Path) -> LogError:
-    """The error to raise instead. A short write, which LMDB reports as EIO, where there is hardly room is a full disk."""
+    """The error to raise instead. A short write (LMDB reports EIO) where there is hardly room is a full disk."""
     code = error.errno if isinstance(error, OSError) else getattr(error, "code", 0)
     if code in _NO_ROOM or (code == errno.EIO and _room_bytes(folder) < _ALMOST_FULL_BYTES):
         return StorageFullError(

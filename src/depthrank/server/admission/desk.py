@@ -205,13 +205,13 @@ class Desk:
     # ------------------------------------------------------------------ turns
 
     def next(self, number: int, now_s: float, window_ms: float = 0.0) -> Turn:
-        """What lane ``number`` does next; nothing where more than ``window_ms`` of work is in its hands already."""
+        """What lane ``number`` does next; nothing while it is busy, but for the last ``window_ms`` of that."""
         lane = self.lanes[number]
         late: list[Claim] = []
         refused: list[tuple[Claim, Refusal]] = []
         chosen: tuple[tuple[Claim, Terms], ...] = ()
         while lane.up and lane.waiting and not chosen:
-            if lane.running and (lane.free_s(now_s) - now_s) * 1e3 > window_ms:
+            if lane.running and not self._may_hand_ahead(lane, now_s, window_ms):
                 break
             claim = lane.waiting.pop(0)
             start_s = lane.free_s(now_s)
@@ -225,6 +225,12 @@ class Desk:
                 chosen = ((claim, self._terms(claim, lane, start_s)),)
                 lane.begin(claim, now_s)
         return Turn(chosen, tuple(late), tuple(refused))
+
+    @staticmethod
+    def _may_hand_ahead(lane: LaneQueue, now_s: float, window_ms: float) -> bool:
+        """Whether a busy lane may have one more: a single one, when what runs is nearly done (or takes longer than was
+        predicted: how long is not known)."""
+        return len(lane.running) == 1 and window_ms > 0 and (lane.free_s(now_s) - now_s) * 1e3 <= window_ms
 
     def _still_fits(self, claim: Claim, lane: LaneQueue, start_s: float) -> bool:
         """Whether the router can still answer by the deadline; the reserve may be used up by now."""

@@ -88,6 +88,9 @@ class Dispatcher:
             if self._closed:
                 raise OverloadError("the server is shutting down")
             claim = self._claim(ticket, now_s)
+            if now_s >= claim.deadline_s:
+                self._late(claim, now_s)()
+                return ticket.future
             offered = self.desk.offer(claim, now_s)
             resolves = self._refused(offered)
             resolves += [] if offered.refusal is not None else self._advance(claim.lane, now_s)

@@ -11,16 +11,24 @@ from depthrank.server.models.labels import Label
 
 Share = Annotated[float, msgspec.Meta(ge=0, le=1)]
 LABELS = "stable, canary or shadow"
-NEEDED = {"load": ("path",), "label": ("model", "label"), "unload": ("model",), "promote": (), "rollback": ()}
+NEEDED = {
+    "load": ("path",),
+    "label": ("model", "label"),
+    "unload": ("model",),
+    "delta": ("path",),
+    "promote": (),
+    "rollback": (),
+}
 
 
 class ModelAction(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     """``load``: ``path`` (an artifact folder inside a model folder), and a ``label`` for it where one is wanted.
     ``label``: of a loaded ``model``. ``unload``: a ``model``. ``promote``: the canary becomes stable. ``rollback``: the
     canary loses its label; where there is none, stable and its predecessor change places. ``share``: of users that a
-    canary answers, or of requests that a shadow is sent; 0.1 unless given."""
+    canary answers, or of requests that a shadow is sent; 0.1 unless given. ``delta``: ``path``, the next delta's folder
+    inside a model folder, of ``model`` (stable unless given)."""
 
-    action: Literal["load", "label", "unload", "promote", "rollback"]
+    action: Literal["load", "label", "unload", "delta", "promote", "rollback"]
     path: str | None = None
     model: str | None = None
     label: Label | None = None

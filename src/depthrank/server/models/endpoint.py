@@ -11,6 +11,7 @@ from contextlib import suppress
 from starlette.requests import Request as HttpRequest
 from starlette.responses import Response
 
+from depthrank.artifact.delta_folder import DELTA_NAME
 from depthrank.errors import ArtifactError, FieldProblem
 from depthrank.schema.wire import decode_json
 from depthrank.server.answers import json_answer
@@ -66,6 +67,9 @@ async def _run(models: Models, action: ModelAction, nice: int) -> None:
             models.label(action.model, action.label, action.share)
         case "unload":
             models.unload(action.model or "")
+        case "delta":
+            path = allowed_artifact(action.path or "", models.folders, DELTA_NAME)
+            await _aside(lambda: models.apply_delta(path, action.model), nice)
         case "promote":
             models.promote()
         case "rollback":

@@ -28,7 +28,7 @@ from depthrank.server.models.labels import Label, Labels
 from depthrank.server.models.lease import Lease
 from depthrank.server.models.settings import ModelSettings
 from depthrank.server.models.version import Version
-from depthrank.server.ranker_port import HasItems, ServedRanker
+from depthrank.server.ranker_port import HasItems, ServedRanker, TakesDeltas
 
 logger = logging.getLogger("depthrank.server")
 Load = Callable[[Path], ServedRanker]
@@ -205,6 +205,23 @@ class Models:
                     self._erased.append(user)
             self._tell_others(lease, lambda ranker: ranker.forget(user))
         return result
+
+    def apply_delta(self, path: Path, model: str | None = None) -> None:
+        """Put the next delta of a loaded version (stable, unless named) into service; requests run on meanwhile.
+
+        Raises ArtifactError where it is refused, ModelConflictError where the version cannot take any.
+        """
+        with self._lock:
+            version = self._labels.stable if model is None else self._versions.get(model)
+            if version is None:
+                raise ModelConflictError(f"{model} is not loaded")
+            lease = self._hold(version)
+        with lease:
+            ranker = lease.ranker
+            if not isinstance(ranker, TakesDeltas):
+                raise ModelConflictError(f"{version.model} is served by {type(ranker).__name__}, which takes no deltas")
+            ranker.apply_delta(path)
+            ranker.compact_if_due()
 
     def observe(self, events: EventBatch) -> None:
         """Somebody else appended to the log."""

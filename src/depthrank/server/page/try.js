@@ -45,10 +45,11 @@ function moveOf(item, rank, before) {
   return el("span", { className: "move " + (delta > 0 ? "up" : "down"), ariaLabel: said, title: said }, delta > 0 ? `▲ ${delta}` : `▼ ${-delta}`);
 }
 
-function taskBars(scores) {
+// Bars are as long as the probability beside the highest one shown of its task.
+function taskBars(scores, highest) {
   const bars = Object.entries(scores).map(([task, p]) => {
     const fill = el("i", { className: "fill" });
-    fill.style.width = `${Math.min(100, Math.max(0, p * 100))}%`;
+    fill.style.width = `${Math.min(100, Math.max(0, 100 * p / (highest[task] || 1)))}%`;
     const text = p < 0.0995 ? (p * 100).toFixed(1) + "%" : Math.round(p * 100) + "%";
     return el("div", { className: "task", title: `${task}: ${p}` }, el("span", {}, task), el("div", { className: "track" }, fill), el("span", { className: "number" }, text));
   });
@@ -61,7 +62,13 @@ function becauseOf(explained) {
   return parts.length ? el("div", { className: "detail" }, "because of " + parts.join(" and ")) : "";
 }
 
-function rowOf(ranked, rank, before, acted, explained) {
+function highestOf(items) {
+  const highest = {};
+  for (const { scores } of items) for (const [task, p] of Object.entries(scores)) highest[task] = Math.max(highest[task] || 0, p);
+  return highest;
+}
+
+function rowOf(ranked, rank, before, acted, explained, highest) {
   const item = ranked.item;
   const level = ranked.level < 0 ? "input order" : `level ${ranked.level}`;
   const buttons = [...new Set(Object.values(tasks))].map(action => {
@@ -74,9 +81,9 @@ function rowOf(ranked, rank, before, acted, explained) {
   const row = el("li", { className: "row" + (acted === item ? " acted" : "") },
     el("span", { className: "rank" }, String(rank + 1)),
     moveOf(item, rank, before),
-    el("div", {}, el("div", { className: "title" }, titleOf(item)), el("div", { className: "detail" }, detailOf(item)),
+    el("div", { className: "what" }, el("div", { className: "title" }, titleOf(item)), el("div", { className: "detail" }, detailOf(item)),
       el("div", { className: "detail" }, `value ${value} `, el("span", { className: "level" }, level)), becauseOf(explained)),
-    taskBars(ranked.scores),
+    taskBars(ranked.scores, highest),
     el("div", { className: "actions" }, ...buttons));
   row.dataset.item = item;
   return row;
@@ -86,7 +93,8 @@ function showRanking(answer, before, acted) {
   const list = $("ranking");
   const explained = (answer.explain && answer.explain.items) || [];
   const tops = new Map([...list.children].map(row => [row.dataset.item, row.getBoundingClientRect().top]));
-  list.replaceChildren(...answer.items.map((ranked, rank) => rowOf(ranked, rank, before, acted, explained[rank])));
+  const highest = highestOf(answer.items);
+  list.replaceChildren(...answer.items.map((ranked, rank) => rowOf(ranked, rank, before, acted, explained[rank], highest)));
   if (!answer.items.length) list.append(el("li", { className: "soft" }, "Nothing to rank: the catalogue is empty."));
   if (matchMedia("(prefers-reduced-motion: reduce)").matches || !before) return;
   for (const row of list.children) {
@@ -173,14 +181,21 @@ async function act(item, action) {
   (again || $("ranking-title")).focus({ preventScroll: true });
 }
 
+function factOf(name, value) {
+  if (name.endsWith("_ms")) return new Date(value).toISOString().slice(0, 16).replace("T", " ") + " UTC";
+  if (Array.isArray(value)) return value.join(", ");
+  if (typeof value === "object") return Object.entries(value).filter(([, v]) => v !== null).map(([k, v]) => `${k} ${v}`).join("; ");
+  return typeof value === "number" ? value.toLocaleString("en") : String(value);
+}
+
 async function showModel() {
   const { models } = await call("v1/models");
   const model = models[0];
   tasks = model.tasks;
   const plain = Object.entries(model.info).filter(([, value]) => value !== null);
   $("model").replaceChildren(...[["status", model.status], ...plain].flatMap(([name, value]) => {
-    const text = typeof value === "object" ? JSON.stringify(value) : String(value);
-    return [el("dt", {}, name.replaceAll("_", " ")), el("dd", {}, text.length > 160 ? text.slice(0, 157) + "…" : text)];
+    const text = factOf(name, value);
+    return [el("dt", {}, name.replace(/_ms$/, "").replaceAll("_", " ")), el("dd", {}, text.length > 160 ? text.slice(0, 157) + "…" : text)];
   }));
   $("model-line").textContent = `${model.name} · ${model.items.toLocaleString("en")} items · ${Object.keys(tasks).join(", ")}`;
 }

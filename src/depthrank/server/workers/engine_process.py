@@ -11,17 +11,20 @@ import select
 import signal
 import socket
 import sys
+import threading
 import time
 from collections import deque
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from depthrank.artifact import read_manifest
+from depthrank.artifact import read_delta, read_manifest
 from depthrank.engine.ranker import Ranker
 from depthrank.errors import ArtifactError, LogError
 from depthrank.events import EventLog, open_log
 from depthrank.server.workers.faults import fault_of
 from depthrank.server.workers.messages import (
+    ApplyDelta,
     Asked,
     CatchUp,
     Done,
@@ -47,6 +50,7 @@ from depthrank.server.workers.parent import end_with
 
 logger = logging.getLogger("depthrank.server.engine")
 READ_BYTES = 1 << 20
+DELTA_NICE = 10
 REPORT_EVERY_S = 0.5
 
 
@@ -58,7 +62,7 @@ class Engine:
     """Rankers of the loaded versions over one log, and the connection to the front."""
 
     def __init__(self, connection: socket.socket) -> None:
-        self._connection = connection
+        self._connection, self._sending = connection, threading.Lock()
         self._frames = Frames(ToEngine)
         self._arrived: deque[Any] = deque()
         self._rankers: dict[str, Ranker] = {}
@@ -77,6 +81,8 @@ class Engine:
                 self._report()
             elif isinstance(message, Start):
                 self._start = message
+            elif isinstance(message, ApplyDelta):  # takes long, and requests do not wait for it
+                threading.Thread(target=self._apply_delta, args=(message,), name="delta", daemon=True).start()
             else:
                 self._send(self._carry_out(message))
 
@@ -93,7 +99,8 @@ class Engine:
 
     def _send(self, message: ToFront) -> None:
         try:
-            self._connection.sendall(encode(message))
+            with self._sending:
+                self._connection.sendall(encode(message))
         except OSError as error:
             raise FrontGone from error
 
@@ -122,8 +129,27 @@ class Engine:
         cache: dict[str, Any] = {} if size is None else {"user_state_bytes": size}
         path = message.artifact if _is_still(message.artifact, message.model_id) else message.copy
         ranker = Ranker.load(path, self._log, limits=self._start.limits, copy=True, **cache)
+        for delta in message.deltas:
+            ranker.apply_delta(delta)
         self._rankers[message.version] = ranker
         return Loaded(message.call, message.version, ranker.economy(), ranker.info())
+
+    def _apply_delta(self, message: ApplyDelta) -> None:
+        """Put a delta into service, say so, and write the changed rows out where they have become many."""
+        with suppress(OSError):  # requests have the core when they want it
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), DELTA_NICE)
+        try:
+            ranker = self._rankers[message.version]
+            if read_delta(Path(message.path)).checksum != ranker.artifact.identity:  # else it was loaded with it
+                ranker.apply_delta(message.path)
+        except Exception as error:  # noqa: BLE001 - handed to the front, which raises it where it was asked for
+            answer: ToFront = Failed(message.call, fault_of(error))
+        else:
+            answer = Done(message.call)
+        with suppress(FrontGone):
+            self._send(answer)
+        if isinstance(answer, Done):
+            ranker.compact_if_due()
 
     def _rank(self, message: Rank) -> Ranked:
         started_s, thread_s = time.perf_counter(), time.thread_time()

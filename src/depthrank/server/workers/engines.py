@@ -44,9 +44,10 @@ class Hub(Protocol):
 
 
 class Engines(Protocol):
-    """``restarts``: engines that were started again.
-    ``window_ms``: work that may be in an engine's hands beside what it does. ``trouble``: what works less than
-    fully, for people. ``close`` returns when what was started is done."""
+    """``window_ms``: work that may be in an engine's hands beside what it does. ``restarts``: engines that were started
+    again. ``trouble``: what works less than fully, for people. ``open`` comes before the first request, on the loop that
+    ``run`` stays on. ``close`` returns when what was started is done.
+    """
 
     @property
     def num_lanes(self) -> int: ...
@@ -56,6 +57,7 @@ class Engines(Protocol):
     def restarts(self) -> int: ...
     def attach(self, hub: Hub) -> None: ...
     def start(self, lane: int, works: Sequence[Work]) -> None: ...
+    async def open(self) -> None: ...
     async def run(self) -> None: ...
     def trouble(self) -> list[str]: ...
     def close(self) -> None: ...
@@ -92,6 +94,9 @@ class ThreadEngines:
         started_s, thread_s = time.perf_counter(), time.thread_time()
         outcomes = [ranked(work) for work in works]
         self._hub.passed(lane, works, Pass(outcomes, time.perf_counter() - started_s, time.thread_time() - thread_s))
+
+    async def open(self) -> None:
+        """Threads are there."""
 
     async def run(self) -> None:
         """Threads need nobody to look after them."""

@@ -32,6 +32,7 @@ from depthrank.server.workers.faults import error_of
 from depthrank.server.workers.fleet_version import FleetVersion
 from depthrank.server.workers.link import EngineEnded, EngineLink, reaped, start_process
 from depthrank.server.workers.messages import (
+    ApplyDelta,
     CatchUp,
     Failed,
     Forget,
@@ -250,6 +251,10 @@ class Fleet:
         if self._loop is not None and not self._closing:
             self.tell_all(Unload(0, key))
 
+    def apply_delta(self, key: str, path: str) -> None:
+        """Let every engine put a delta into service. Blocks. Raises ArtifactError."""
+        self.tell_all(ApplyDelta(0, key, path))
+
     def warm(self, key: str) -> None:
         """Let every engine rank once with a version. Blocks."""
         self.tell_all(Warm(0, key))
@@ -286,12 +291,15 @@ class Fleet:
 
     # ------------------------------------------------------------------ life
 
-    async def run(self) -> None:
-        """Attach to the running loop; watch the engines until ``close``."""
+    async def open(self) -> None:
+        """Attach to the running loop: from here on engines can be asked."""
         self._loop = asyncio.get_running_loop()
         for slot in self._slots:
             await self._connect(slot)
             self._is_ready(slot)
+
+    async def run(self) -> None:
+        """Watch the engines until ``close``, and end them."""
         while not self._closing:
             self._look_for_hanging()
             await asyncio.sleep(LOOK_EVERY_S)
@@ -428,7 +436,7 @@ class Fleet:
 
 
 def _load_message(version: FleetVersion, call: int) -> Load:
-    return Load(call, version.key, version.location, str(version.path), version.model_id)
+    return Load(call, version.key, version.location, str(version.path), version.model_id, list(version.deltas))
 
 
 def _send_blocking(slot: Slot, message: bytes) -> None:

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from depthrank.artifact import read_manifest
+from depthrank.artifact import load_delta, read_manifest
 from depthrank.artifact.cache import Held
 from depthrank.artifact.fetch import fetch_artifact
 from depthrank.catalogue import Catalogue, UpsertResult
@@ -38,6 +38,7 @@ class FleetVersion:
         self.items = Catalogue.load(held.path / manifest.folder / "items")
         self._fleet, self._log = fleet, fleet.log
         self._upserts = threading.Lock()
+        self.deltas: list[str] = []
         self._replayed: Replay = replay_upserts(self.items, self._log)
         self._economy: Economy | None = None
         self._info: dict[str, Any] = {}
@@ -116,6 +117,26 @@ class FleetVersion:
 
     def _apply(self) -> None:
         self._replayed = self._replayed + replay_upserts(self.items, self._log, after=self._replayed.last)
+
+    def apply_delta(self, path: str | Path) -> None:
+        """Put the next delta into service in every engine; returns when all serve it. Raises ArtifactError, where an
+        engine refuses it; all refuse alike."""
+        with self._upserts:
+            delta = load_delta(path)
+            self.deltas.append(str(path))  # an engine that is started meanwhile begins with it
+            try:
+                self._fleet.apply_delta(self.key, str(path))
+            except BaseException:
+                self.deltas.pop()
+                raise
+            if columns := delta.entities.get("item"):
+                self.items.upsert(columns)
+                self._replayed = replay_upserts(self.items, self._log)  # what was upserted wins
+            served = f"{self.model_id}+{delta.manifest.sequence}"
+            self._info = {**self._info, "model": served, "deltas": delta.manifest.sequence}
+
+    def compact_if_due(self) -> None:
+        """Each engine does, by itself."""
 
     def erase(self, user: str) -> EraseResult:
         """Remove a user from the log's files, and from what every engine holds."""

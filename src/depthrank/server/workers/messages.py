@@ -31,13 +31,23 @@ class Start(msgspec.Struct, tag=True):
 
 class Load(msgspec.Struct, tag=True):
     """Load a model version and keep it under ``version``. ``artifact``: where it came from, with this machine's
-    policies beside it, as long as that still holds the model ``model_id``; else ``copy``, which always does."""
+    policies beside it, as long as that still holds the model ``model_id``; else ``copy``, which always does.
+    ``deltas``: those that are applied, in their order."""
 
     call: int
     version: str
     artifact: str
     copy: str
     model_id: str
+    deltas: list[str] = []
+
+
+class ApplyDelta(msgspec.Struct, tag=True):
+    """Put the delta at a path into service, beside ranking."""
+
+    call: int
+    version: str
+    path: str
 
 
 class Unload(msgspec.Struct, tag=True):
@@ -152,7 +162,7 @@ class Report(msgspec.Struct, tag=True):
     measures: dict[str, dict[str, float]]
 
 
-ToEngine = Start | Load | Unload | Warm | Forget | CatchUp | Rank
+ToEngine = Start | Load | ApplyDelta | Unload | Warm | Forget | CatchUp | Rank
 ToFront = Ranked | Done | Failed | Loaded | Report
 
 

@@ -1,0 +1,241 @@
+"""Faults in a loop: kill -9 under writes, restarts, and a mixed load that something hurts every few seconds.
+
+    python benchmarks/bench_faults.py [--artifact demo/artifact] [--events demo/events] [--kills 100] [--minutes 1.5]
+                                      [--every-s 5] [--json F]
+
+Kills: four writers append events with event ids; the server is killed with SIGKILL at a random moment; what was
+acknowledged must be in the log, which must verify. Servers are forked from a process that has imported everything, so
+that a hundred starts take a minute; restart to ready is measured apart, with ``depthrank serve`` from nothing. Mixed:
+ranks, events and model switches, while the disk fills and empties, clients leave within their body or send 50,000
+candidates; at the end every acknowledged event must be there, once. The issue's figure is --minutes 30 --every-s 20;
+the default takes 4 minutes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from depthrank.events import open_log
+from machine_facts import machine_facts
+from served_versions import Nursery, Server, model_folder, resident_mb, slope, wait_for, write_result
+
+WRITERS = 4
+RESTARTS = 3
+
+
+def main() -> None:
+    """Measure and print; exits with 1 where something acknowledged was lost."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--artifact", type=Path, default=Path("demo/artifact"))
+    parser.add_argument("--events", type=Path, default=Path("demo/events"))
+    parser.add_argument("--kills", type=int, default=100)
+    parser.add_argument("--kill-s", type=float, default=110.0, help="end the kills after so many seconds")
+    parser.add_argument("--minutes", type=float, default=1.5)
+    parser.add_argument("--every-s", type=float, default=5.0)
+    parser.add_argument("--json", type=Path)
+    wanted = parser.parse_args()
+    nursery = Nursery()
+    try:
+        with tempfile.TemporaryDirectory() as place:
+            folder = model_folder(wanted.artifact, wanted.events, Path(place) / "models")
+            result = {
+                "machine": machine_facts("depthrank", "lmdb"),
+                "restart_to_ready_s": restarts(folder),
+                "kills": Kills(nursery, folder).run(wanted.kills, wanted.kill_s),
+                "mixed": Mixed(nursery, folder).run(wanted.minutes * 60, wanted.every_s),
+            }
+    finally:
+        nursery.stop()
+    write_result(result, wanted.json)
+    sys.exit(bool(result["kills"]["lost"] or result["mixed"]["lost"]))
+
+
+def restarts(folder: Path) -> dict[str, float]:
+    """``depthrank serve`` from nothing until /health/ready is 200."""
+    taken = []
+    for _ in range(RESTARTS):
+        started = time.monotonic()
+        command = [sys.executable, "-m", "depthrank.cli", "serve", str(folder / "v1"), "--port", "0"]
+        command += ["--log", f"lmdb:{folder / 'events'}"]
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+        try:
+            assert process.stdout is not None
+            address = process.stdout.readline().split()[-1]
+            wait_for(lambda at=address: httpx.get(f"{at}/health/ready").status_code == 200)
+            taken.append(time.monotonic() - started)
+        finally:
+            process.kill()
+            process.wait()
+    return {"median": round(statistics.median(taken), 2), "most": round(max(taken), 2)}
+
+
+class Writer:
+    """Appends events one by one; ``acknowledged`` counts them, so the ids are known."""
+
+    def __init__(self, name: str) -> None:
+        self.name, self.acknowledged = name, 0
+        self.refused: Counter[int] = Counter()
+        self.stop = threading.Event()
+
+    def run(self, server: Server) -> None:
+        """Until the server is gone, or it is told to stop; what was refused is sent again."""
+        with httpx.Client(base_url=server.client.base_url, timeout=60) as client:
+            while not self.stop.is_set():
+                body = {
+                    "user": self.name,
+                    "item": "1",
+                    "action": "click",
+                    "event_id": f"{self.name}/{self.acknowledged}",
+                }
+                try:
+                    answer = client.post("/v1/events", json=body)
+                except httpx.TransportError:
+                    return
+                if answer.status_code == 200:
+                    self.acknowledged += 1
+                else:
+                    self.refused[answer.status_code] += 1
+
+
+def missing(log: str, writers: list[Writer]) -> tuple[int, int]:
+    """Acknowledged events that the log does not hold, and those that it holds more than once."""
+    seen: Counter[str] = Counter()
+    with open_log(log, read_only=True) as opened:
+        assert opened.verify().ok
+        for batch in opened.scan():
+            seen.update(i for i in batch.event_id or () if i is not None and i.startswith("writer"))
+    wanted = [f"{writer.name}/{n}" for writer in writers for n in range(writer.acknowledged)]
+    return sum(seen[i] == 0 for i in wanted), sum(count > 1 for count in seen.values())
+
+
+class Kills:
+    """kill -9 under writes, again and again."""
+
+    def __init__(self, nursery: Nursery, folder: Path) -> None:
+        self._nursery, self._artifact, self._log = nursery, folder / "v1", f"lmdb:{folder / 'events'}"
+
+    def run(self, kills: int, most_s: float) -> dict[str, Any]:
+        """What was lost (0) after that many kills, or as many as fit into ``most_s``."""
+        chance, writers = random.Random(0), [Writer(f"writer{n}") for n in range(WRITERS)]
+        end, done, ready_s = time.monotonic() + most_s, 0, []
+        while done < kills and time.monotonic() < end:
+            started = time.monotonic()
+            with self._nursery.running(self._artifact, self._log) as server:
+                ready_s.append(time.monotonic() - started)
+                threads = [threading.Thread(target=writer.run, args=(server,)) for writer in writers]
+                for thread in threads:
+                    thread.start()
+                time.sleep(chance.uniform(0.02, 0.3))
+                server.kill()
+                for thread in threads:
+                    thread.join()
+            done += 1
+        lost, twice = missing(self._log, writers)
+        acknowledged = sum(writer.acknowledged for writer in writers)
+        return {"kills": done, "acknowledged": acknowledged, "lost": lost, "twice": twice} | {
+            "forked_start_to_ready_s": round(statistics.median(ready_s), 3)
+        }
+
+
+class Mixed:
+    """Ranks, writes and switches while faults come and go."""
+
+    def __init__(self, nursery: Nursery, folder: Path) -> None:
+        self._nursery, self._folder, self._log = nursery, folder, f"lmdb:{folder / 'events'}"
+        self._answers: Counter[str] = Counter()
+        self._faults: Counter[str] = Counter()
+        self._stop = threading.Event()
+
+    def run(self, seconds: float, every_s: float) -> dict[str, Any]:
+        """What users saw, what was lost, and the slope of memory."""
+        writers = [Writer(f"writer-mixed{n}") for n in range(2)]
+        settings = {"models": {"manage": True, "keep_previous": False}}
+        with self._nursery.running(self._folder / "v1", self._log, settings=settings) as server:
+            work: list[Callable[[], None]] = [lambda w=w: w.run(server) for w in writers]  # type: ignore[misc]
+            work += [lambda n=n: self._ask(server, n) for n in range(2)]  # type: ignore[misc]
+            threads = [threading.Thread(target=call) for call in work]
+            for thread in threads:
+                thread.start()
+            memory_mb = self._hurt(server, seconds, every_s)
+            self._stop.set()
+            for writer in writers:
+                writer.stop.set()
+            for thread in threads:
+                thread.join()
+        lost, twice = missing(self._log, writers)
+        refused = sum((writer.refused for writer in writers), Counter[int]())
+        return {
+            "seconds": seconds,
+            "faults": dict(self._faults),
+            "answers": dict(self._answers),
+            "acknowledged": sum(writer.acknowledged for writer in writers),
+            "refused": {str(status): count for status, count in refused.items()},
+            "lost": lost,
+            "twice": twice,
+            "memory_mb": [round(memory_mb[0], 1), round(memory_mb[-1], 1)],
+            "memory_mb_a_minute_later_half": round(slope(memory_mb) * 60 / every_s, 3),
+        }
+
+    def _ask(self, server: Server, number: int) -> None:
+        body = {"user": f"{number}", "candidates": [str(n) for n in range(1, 301)], "deadline_ms": 1_000}
+        with httpx.Client(base_url=server.client.base_url, timeout=60) as client:
+            while not self._stop.is_set():
+                answer = client.post("/v1/rank", json=body)
+                named = answer.json().get("model", "none") if answer.status_code == 200 else "none"
+                self._answers[f"{answer.status_code} by {named}"] += 1
+
+    def _hurt(self, server: Server, seconds: float, every_s: float) -> list[float]:
+        """One fault after the other; memory after each."""
+        faults = [self._disk_full, self._vanishing, self._huge, self._switch, self._erase]
+        memory_mb, end, number = [resident_mb(server.pid)], time.monotonic() + seconds, 0
+        while time.monotonic() < end:
+            fault = faults[number % len(faults)]
+            self._faults[fault.__name__.strip("_")] += 1
+            fault(server, number)
+            number += 1
+            time.sleep(every_s)
+            memory_mb.append(resident_mb(server.pid))
+        return memory_mb
+
+    def _disk_full(self, server: Server, number: int) -> None:
+        server.limit_files(4_096)
+        time.sleep(1)
+        server.limit_files(None)
+
+    def _vanishing(self, server: Server, number: int) -> None:
+        at = (str(server.client.base_url.host), int(server.client.base_url.port or 80))
+        for _ in range(20):
+            with socket.create_connection(at) as half:
+                half.sendall(b"POST /v1/rank HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\n{")
+
+    def _huge(self, server: Server, number: int) -> None:
+        body = {"user": "huge", "candidates": [str(n) for n in range(50_000)], "deadline_ms": 2_000}
+        self._answers[f"{server.client.post('/v1/rank', json=body).status_code} with 50,000 candidates"] += 1
+
+    def _switch(self, server: Server, number: int) -> None:
+        for path in ("v2", "v1"):
+            body = {"action": "load", "path": path, "label": "stable"}
+            answer = server.client.post("/v1/models", json=body)
+            self._faults[f"switch {answer.status_code}"] += 1
+
+    def _erase(self, server: Server, number: int) -> None:
+        server.client.post("/v1/events", json={"user": "gone", "item": "1", "action": "click"})
+        self._faults[f"erase {server.client.delete('/v1/users/gone').status_code}"] += 1
+
+
+if __name__ == "__main__":
+    main()

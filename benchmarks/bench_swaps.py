@@ -1,0 +1,149 @@
+"""Model swaps under load: errors, latency beside a band of identical runs, memory over many swaps.
+
+    python benchmarks/bench_swaps.py [--artifact demo/artifact] [--events demo/events] [--swaps 200] [--json F]
+
+The server is a process of its own. Its capacity is taken as the goodput at which it answers a closed loop of two
+clients; then 70 % of that is offered three times: twice as it is (the band), and once while versions are loaded,
+labelled stable and unloaded, one after the other. Latency counts from the intended send time. About 4 minutes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from depthrank.cli.load import Arrivals, Load, run_load
+from machine_facts import machine_facts
+from served_versions import Nursery, Server, model_folder, resident_mb, slope, write_result
+
+USERS, CANDIDATES = 200, 500
+BAND_S, MOST_SWAP_S = 25.0, 110.0
+LOAD_SHARE = 0.7
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--artifact", type=Path, default=Path("demo/artifact"))
+    parser.add_argument("--events", type=Path, default=Path("demo/events"))
+    parser.add_argument("--swaps", type=int, default=200)
+    parser.add_argument("--deadline-ms", type=float, default=100.0)
+    parser.add_argument("--json", type=Path)
+    wanted = parser.parse_args()
+    nursery = Nursery()
+    try:
+        with tempfile.TemporaryDirectory() as place:
+            folder = model_folder(wanted.artifact, wanted.events, Path(place) / "models")
+            settings = {"models": {"manage": True, "keep_previous": False}, "decisions": {"share": 0.0}}
+            log = f"lmdb:{folder / 'events'}"
+            with nursery.running(folder / "v1", log, settings=settings) as server:
+                write_result(measured(server, wanted), wanted.json)
+    finally:
+        nursery.stop()
+
+
+def measured(server: Server, wanted: argparse.Namespace) -> dict[str, Any]:
+    """The three loads and what the swaps did."""
+    bodies = requests_of(server, wanted.deadline_ms)
+    capacity = closed_loop_rps(server, bodies)
+    rate = LOAD_SHARE * capacity
+    band = [loaded(server, bodies, rate, BAND_S, seed) for seed in (1, 2)]
+    swaps = Swaps(server, wanted.swaps)
+    thread = threading.Thread(target=swaps.run)
+    thread.start()
+    during = loaded(server, bodies, rate, MOST_SWAP_S, 3)
+    swaps.stop.set()
+    thread.join()
+    p99 = [run["p99_ms"] for run in band]
+    return {
+        "machine": machine_facts("depthrank", "torch"),
+        "closed_loop_rps": round(capacity, 1),
+        "offered_rps": round(rate, 1),
+        "candidates": CANDIDATES,
+        "deadline_ms": wanted.deadline_ms,
+        "band": band,
+        "during_swaps": during,
+        "p99_over_worse_of_band": round(during["p99_ms"] / max(p99), 3),
+        "swaps": swaps.facts(),
+    }
+
+
+def requests_of(server: Server, deadline_ms: float) -> list[dict[str, Any]]:
+    """Requests of many users for the same number of candidates."""
+    found = server.client.get("/v1/models").json()["models"][0]["items"]
+    ids = [str(n) for n in range(1, min(found, CANDIDATES) + 1)]
+    return [{"user": str(n), "candidates": ids, "top": 10, "deadline_ms": deadline_ms} for n in range(1, USERS + 1)]
+
+
+def closed_loop_rps(server: Server, bodies: list[dict[str, Any]], seconds: float = 5.0) -> float:
+    """Answers a second to two clients that ask again at once."""
+    counts = [0, 0]
+    end = time.monotonic() + seconds
+
+    def ask(client_number: int) -> None:
+        with httpx.Client(base_url=server.client.base_url) as client:
+            while time.monotonic() < end:
+                client.post("/v1/rank", json=bodies[(7 * counts[client_number] + client_number) % len(bodies)])
+                counts[client_number] += 1
+
+    clients = [threading.Thread(target=ask, args=(number,)) for number in range(2)]
+    for client in clients:
+        client.start()
+    for client in clients:
+        client.join()
+    return sum(counts) / seconds
+
+
+def loaded(server: Server, bodies: list[dict[str, Any]], rate: float, seconds: float, seed: int) -> dict[str, Any]:
+    """Figures of one open-loop load."""
+    return run_load(str(server.client.base_url), bodies, Arrivals(rate, seconds, seed=seed), Load()).figures()
+
+
+class Swaps:
+    """Loads the version that is not served, labels it stable, and notes how long it took and the memory after it."""
+
+    def __init__(self, server: Server, most: int) -> None:
+        self.stop = threading.Event()
+        self._server, self._most = server, most
+        self._seconds: list[float] = []
+        self._memory_mb = [resident_mb(server.pid)]
+        self._failed: list[str] = []
+
+    def run(self) -> None:
+        """Until there were enough, or it is told to stop."""
+        with httpx.Client(base_url=self._server.client.base_url, timeout=120) as client:
+            for number in range(self._most):
+                if self.stop.is_set():
+                    return
+                started = time.monotonic()
+                body = {"action": "load", "path": "v2" if number % 2 == 0 else "v1", "label": "stable"}
+                answer = client.post("/v1/models", json=body)
+                self._seconds.append(time.monotonic() - started)
+                self._memory_mb.append(resident_mb(self._server.pid))
+                if answer.status_code != 200:
+                    self._failed.append(answer.text[:200])
+
+    def facts(self) -> dict[str, Any]:
+        """Times and memory."""
+        kept = self._memory_mb
+        return {
+            "done": len(self._seconds) - len(self._failed),
+            "failed": self._failed[:3],
+            "mean_s": round(sum(self._seconds) / max(len(self._seconds), 1), 3),
+            "memory_mb": {
+                "first": round(kept[0], 1),
+                "half": round(kept[len(kept) // 2], 1),
+                "last": round(kept[-1], 1),
+            },
+            "memory_mb_a_swap_later_half": round(slope(kept), 4),
+        }
+
+
+if __name__ == "__main__":
+    main()
