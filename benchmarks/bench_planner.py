@@ -10,8 +10,8 @@ TorchRec lives in a virtual environment of its own (`pip install torchrec` alone
         lightning-utilities typing-inspect mypy-extensions pyvers
 
 One model of 95 tables (0.99 T parameters, three sizes as in large production models), machines of 8 GPUs of 80 GB, 85 %
-of each for rows. For fp16 and fp32 rows: the fewest machines by ours; whether TorchRec places the model on that many, on
-one less, and on twice as many; bytes on the fullest GPU by both; seconds.
+of each for rows. For fp16 and fp32 rows: the fewest machines by ours; whether TorchRec places the model on that many,
+on one less, and on twice as many; bytes on the fullest GPU by both; seconds.
 """
 
 from __future__ import annotations

@@ -90,14 +90,14 @@ class HotRows:
     def fill(self, row_n: Tensor) -> int:
         """Take in rows that are known to be hot, the hottest first; returns how many have a slot now.
 
-        They are read from the first to the last, so that a disk reads ahead. Where two need one slot, the hotter has it.
+        They are read in the order of the file, so that a disk reads ahead. Where two need one slot, the hotter has it.
         """
         check_row_numbers(row_n, self.num_rows)
         rows = row_n.to(torch.int64).numpy()
         _, first = np.unique(rows * _MULTIPLIER >> self._shift & self._mask, return_index=True)
         chosen = torch.from_numpy(np.sort(rows[first]))
         self._file.advise_sequential()
-        for some in chosen.split(FILLED_AT_ONCE):
+        for some in torch.split(chosen, FILLED_AT_ONCE):
             packed = self._base.packed_rows(some)
             slots = ((some * _MULTIPLIER) >> self._shift) & self._mask
             with self._lock:

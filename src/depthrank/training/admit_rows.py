@@ -7,6 +7,7 @@ from torch import Tensor
 
 from depthrank.model import ElasticRanker
 from depthrank.model.feature_tokens import FeatureTokens
+from depthrank.schema.settings import TableSettings
 from depthrank.tables import FusedTable
 from depthrank.tables.admission import EVERY_STEPS, Admission
 from depthrank.training.batch_inputs import StepInputs
@@ -43,6 +44,13 @@ class TableAdmission:
     def to_json(self) -> dict[str, int]:
         """Ids that moved in and out over the run, and those that waited for a row at the end."""
         return {"entered": self.entered, "left": self.left, "waiting": self.waiting}
+
+
+def admission_of(model: ElasticRanker, settings: TableSettings, steps_per_epoch: int) -> TableAdmission | None:
+    """As the spec says; None where its plan decides alone."""
+    if not settings.admit:
+        return None
+    return TableAdmission(model, admit=settings.admit, quiet_steps=settings.quiet_epochs * max(steps_per_epoch, 1))
 
 
 def _forget(optimizer: torch.optim.Optimizer, weight: Tensor, rows: Tensor) -> None:

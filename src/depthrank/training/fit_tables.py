@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from depthrank.data import Batch
 from depthrank.features import Encoded, FeatureEncoder
 from depthrank.features.layout import IdSlot
 from depthrank.features.vocabulary import Vocabulary
@@ -27,7 +28,7 @@ from depthrank.tables.overlap import overlaps
 from depthrank.tables.plan import SlotTraffic, TablePlan, plan_tables
 from depthrank.tables.pruning import RowImportance, pruned
 from depthrank.training.calibrate import fit_platt
-from depthrank.training.loop import Scored
+from depthrank.training.loop import Scored, TrainingLoop
 
 SIDES = ("request", "item", "candidate")
 NARROWER: dict[str, tuple[RowFormat, ...]] = {
@@ -254,6 +255,15 @@ class TableFitting:
             form = formats[side]
             table.weight.copy_(unpack_rows(table.packed(form), form, table.width))
         return self.ne() if measure else float("nan")
+
+
+def fit_tables(
+    loop: TrainingLoop, settings: TableSettings, weights: list[float], validation: Callable[[], Iterable[Batch]]
+) -> tuple[TableFit, Scored]:
+    """Prune and choose formats by the loss on ``validation``; what that did, and validation scored as it is then."""
+    fitting = TableFitting(loop.model, settings, weights, lambda: loop.evaluate(validation())[1])
+    fit = fitting.run(loop.gradients(validation()))
+    return fit, loop.evaluate(validation())[1]
 
 
 def weighted_ne(scored: Scored, weights: list[float]) -> float:

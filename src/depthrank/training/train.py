@@ -37,13 +37,13 @@ from depthrank.model import ElasticRanker, ForeignConfig, derive_model_config
 from depthrank.routing import AdaptivePolicy
 from depthrank.schema import Spec
 from depthrank.schema.dataset import EventsFile
-from depthrank.training.admit_rows import TableAdmission
+from depthrank.training.admit_rows import admission_of
 from depthrank.training.batch_inputs import ItemColumns
 from depthrank.training.calibrate import fit_platt
 from depthrank.training.checkpoint import load_checkpoint, remove_checkpoint, save_checkpoint
 from depthrank.training.continue_from import check_continues, continued_model, keep_packed_rows_
 from depthrank.training.fit_by_replay import FittedPolicy, fit_by_replay
-from depthrank.training.fit_tables import TableFitting, describe_plan, planned_config, slot_traffic
+from depthrank.training.fit_tables import describe_plan, fit_tables, planned_config, slot_traffic
 from depthrank.training.foreign_modules import Factory, attach, foreign_modules
 from depthrank.training.loop import EpochResult, Scored, TrainingLoop
 from depthrank.training.losses import TaskLoss
@@ -175,7 +175,7 @@ class _Run:
             self._task_losses(),
             self.spec.training,
             steps_per_epoch=steps,
-            admission=self._admission(model, steps),
+            admission=admission_of(model, self.spec.tables, steps) if self.base is None else None,
         )
         fingerprint = self._fingerprint()
         if resume:
@@ -207,15 +207,7 @@ class _Run:
         remove_checkpoint(self.out)
         return TrainReport(self.out, manifest, summary)
 
-    def _admission(self, model: ElasticRanker, steps_per_epoch: int) -> TableAdmission | None:
-        settings = self.spec.tables
-        if not settings.admit or self.base is not None:
-            return None
-        return TableAdmission(model, admit=settings.admit, quiet_steps=settings.quiet_epochs * max(steps_per_epoch, 1))
-
-    def _fit_tables(
-        self, loop: TrainingLoop, validation: BatchLoader, scored: Scored
-    ) -> tuple[dict[str, Any], Scored]:
+    def _fit_tables(self, loop: TrainingLoop, validation: BatchLoader, scored: Scored) -> tuple[dict[str, Any], Scored]:
         """Prune tables and choose their formats; what that did, and validation scored by the model as it is then."""
         told: dict[str, Any] = {}
         if loop.admission is not None:
@@ -226,11 +218,8 @@ class _Run:
             return told, scored
         with self.progress.phase("pruning the tables and choosing their formats"):
             weights = [self.spec.value.weights.get(name, 0.0) for name in self.spec.tasks]
-            fitting = TableFitting(
-                loop.model, self.spec.tables, weights, lambda: loop.evaluate(validation.epoch(0))[1]
-            )
-            told["fit"] = fitting.run(loop.gradients(validation.epoch(0))).to_json()
-            return told, loop.evaluate(validation.epoch(0))[1]
+            fit, scored = fit_tables(loop, self.spec.tables, weights, lambda: validation.epoch(0))
+            return {**told, "fit": fit.to_json()}, scored
 
     def _fit_policy(self, model: ElasticRanker) -> FittedPolicy:
         """How deep to go, learned by replay of validation requests."""
