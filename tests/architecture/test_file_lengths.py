@@ -8,6 +8,8 @@ SRC = Path(__file__).resolve().parents[2] / "src" / "depthrank"
 LONGEST = 400
 REASONS: dict[str, str] = {  # file under src/depthrank -> why it is better in one piece
     "sharing/algebra.py": "the uncomputed values and their constructors refer to one another; a split would be a cycle",
+    "server/models/versions.py": "one lock guards labels, leases and the list of versions; the rest delegates",
+    "server/workers/fleet.py": "one event loop owns the engines, their requests in flight and their restarts",
     "sharing/operators.py": "one table of operators and what is known of each",
 }
 

@@ -17,6 +17,7 @@ from depthrank.schema.request import Mode, Priority, Spent
 from depthrank.server.admission.claim import Claim
 from depthrank.server.admission.cohorts import cohort_of
 from depthrank.server.admission.desk import Desk, Offered, Terms
+from depthrank.server.admission.lane_queue import LaneQueue
 from depthrank.server.admission.settings import AdmissionSettings
 
 CANDIDATES = 1_000
@@ -128,10 +129,9 @@ class Simulation:
                 end_s += lane.wall_s(other.floor_ms)
                 if other is claim and end_s > claim.latest_s + 1e-9:
                     self.misfits.append(f"{at_s}: let in, would end {end_s - claim.latest_s:.4f} s late")
-        if offered.refusal is not None and offered.refusal.gate == "deadline":
-            lower = [c for c in lane.waiting if c.order[0] > claim.order[0]]
-            if lower and lane.fits(claim, at_s, lower):
-                self.misfits.append(f"{at_s}: a {claim.priority} one was refused while lower ones waited")
+        refused = offered.refusal is not None and offered.refusal.gate == "deadline"
+        if refused and any(one.fits(claim, at_s, lower_in(one, claim)) for one in self.desk.lanes):
+            self.misfits.append(f"{at_s}: a {claim.priority} one was refused while lower ones waited")
         if any(gone.order[0] <= claim.order[0] for gone, _ in offered.gone):
             self.misfits.append(f"{at_s}: one of the same class had to go")
 
@@ -164,6 +164,11 @@ class Simulation:
         self.outcomes.append(
             Outcome(claim.arrived_s, claim.priority, claim.user, what, in_time, depth, claim.price or 0.0)
         )
+
+
+def lower_in(lane: LaneQueue, claim: Claim) -> list[Claim]:
+    """What waits there of lower classes."""
+    return [other for other in lane.waiting if other.order[0] > claim.order[0]]
 
 
 def share(outcomes: list[Outcome], holds: Callable[[Outcome], bool]) -> float:

@@ -10,7 +10,7 @@ from depthrank.routing import USER, AdaptivePolicy, CostRates
 
 class Economy(msgspec.Struct, frozen=True):
     """``prices`` ascend, each with the mean cost it led to in replay, as a fraction of full depth's; empty where no
-    policy was fitted. ``levels``: the router included. ``rungs``: the plan ladder, cheapest first: its cost as a fraction
+    policy was fitted. ``levels``: the router included. ``rungs``: the plan ladder, cheapest first: cost as a fraction
     of full depth's, the gain it keeps, and the widths of the levels beyond the router at ``usual`` candidates."""
 
     rates: CostRates

@@ -36,7 +36,8 @@ def check_continues(spec: Spec, base: Artifact) -> None:
     ]
     if differing:
         raise ArtifactError(
-            f"training cannot go on from {base.path}: the spec has other {', '.join(differing)}; train anew without --from"
+            f"training cannot go on from {base.path}: the spec has other {', '.join(differing)}; "
+            "train anew without --from"
         )
     if base.model.foreign_levels():
         raise ArtifactError(f"training cannot go on from {base.path}: its foreign levels are graphs; train anew")

@@ -226,7 +226,7 @@ class TrainingLoop:
         return to_step_inputs(batch, self.items, chosen_R.nonzero().squeeze(1).numpy())
 
     def gradients(self, batches: Iterable[Batch]) -> Iterator[None]:
-        """One step of the iterator a batch: its gradients are in the parameters, as of evaluation; nothing is learned."""
+        """One step of the iterator a batch: its gradients are in the parameters, as of evaluation; nothing learns."""
         self.model.eval()
         generator = torch.Generator().manual_seed(0)
         for batch in batches:

@@ -42,7 +42,7 @@ class Server:
         self.pid, self.error = pid, error
         self.client = httpx.Client(base_url=address or "http://127.0.0.1:9", timeout=60)
 
-    def post(self, path: str, **body: Any) -> httpx.Response:
+    def post(self, path: str, /, **body: Any) -> httpx.Response:
         return self.client.post(path, json=body)
 
     def rank(self, user: str = "u1", **fields: Any) -> Any:

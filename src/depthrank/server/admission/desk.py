@@ -24,7 +24,7 @@ from depthrank.server.admission.lane_queue import LaneQueue
 from depthrank.server.admission.pricing import Pricing
 from depthrank.server.admission.settings import AdmissionSettings, Gate
 
-LEAST_GUARD_MS = 10.0
+LEAST_GUARD_MS = 20.0
 MOST_RETRY_S = 60
 DRY = "dry run, not acted on: "
 GateName = Literal["deadline", "concurrency", "cohorts", "queue", "engines"]
@@ -153,13 +153,22 @@ class Desk:
             )
             if lane.waiting and self._acts(claim, "concurrency", self.gates.concurrency, reason):
                 return self._refused(claim, "concurrency", reason, backlog_ms / 2e3, now_s)
-        gone = self._make_room(claim, lane, now_s)
+        lane, gone = self._place(claim, lane, now_s)
         if gone is None:
             end_s = lane.free_s(now_s) + lane.backlog_ms(now_s) / 1e3
             reason = f"{backlog_ms:.0f} ms of work wait: even the router's answer would come after the deadline"
             if self._acts(claim, "deadline", self.gates.deadline, reason):
                 return self._refused(claim, "deadline", reason, end_s - claim.deadline_s, now_s)
         return Offered(None, self._queue(claim, lane, gone or [], backlog_ms, now_s))
+
+    def _place(self, claim: Claim, lane: LaneQueue, now_s: float) -> tuple[LaneQueue, list[Claim] | None]:
+        """The lane where it fits, its own first, and who must go there for it; None: it fits nowhere."""
+        others = (other for other in self.lanes if other.up and other is not lane)
+        for one in (lane, *others):
+            gone = self._make_room(claim, one, now_s)
+            if gone is not None:
+                return one, gone
+        return lane, None
 
     def _make_room(self, claim: Claim, lane: LaneQueue, now_s: float) -> list[Claim] | None:
         """Who must go for it; None: it cannot be in time. Without a gate, nobody goes and everything is let in."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 DECREASE = 0.85
-INCREASE_MS = 0.05
+INCREASE_MS = 0.1
 FREE_INCREASE = 1.02
 PAUSE_S = 0.1
 
@@ -36,6 +36,8 @@ class ConcurrencyGuard:
             if backlog_ms < self.limit_ms / 4:  # the limit was not why: it may go
                 opened_ms = max(opened_ms, self.limit_ms * FREE_INCREASE)
             self.limit_ms = min(self.most_ms, opened_ms)
+        elif backlog_ms < self.least_ms:
+            return  # hardly anything was before it: waiting was not why
         elif now_s - self._decreased_s >= PAUSE_S or now_s < self._decreased_s:
             self.limit_ms = max(self.least_ms, min(self.limit_ms, backlog_ms) * DECREASE)
             self._decreased_s = now_s

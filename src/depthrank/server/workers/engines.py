@@ -44,9 +44,9 @@ class Hub(Protocol):
 
 
 class Engines(Protocol):
-    """``window_ms``: work that may be in an engine's hands beside what it does. ``restarts``: engines that were started
-    again. ``trouble``: what works less than fully, for people. ``open`` comes before the first request, on the loop that
-    ``run`` stays on. ``close`` returns when what was started is done.
+    """``window_ms``: work that may be in an engine's hands beside what it does. ``restarts``: engines started again.
+    ``trouble``: what works less than fully, for people. ``open`` comes before the first request, on ``run``'s loop.
+    ``close`` returns when what was started is done.
     """
 
     @property
