@@ -45,6 +45,10 @@ def test_serving_loads_nothing_of_training() -> None:
     assert not loaded.intersection(OFFLINE)
 
 
+def test_a_taken_port_is_found_before_torch_is_loaded() -> None:
+    assert "torch" not in loaded_by("import depthrank.server, depthrank.cli.serve")
+
+
 @pytest.mark.parametrize("module", OFFLINE[3:])
 def test_the_check_sees_an_offline_room(module: str) -> None:
     assert module in loaded_by(f"import {module}").intersection(OFFLINE)

@@ -11,8 +11,8 @@ import random
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
-from depthrank.engine.economy import Economy
 from depthrank.routing import CostRates, Line
+from depthrank.routing.economy import Economy
 from depthrank.schema.request import Mode, Priority, Spent
 from depthrank.server.admission.claim import Claim
 from depthrank.server.admission.cohorts import cohort_of

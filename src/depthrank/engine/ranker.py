@@ -34,7 +34,6 @@ from depthrank.catalogue import Catalogue, UpsertResult
 from depthrank.engine.candidates import resolve_candidates
 from depthrank.engine.compiled_levels import with_compiled_levels
 from depthrank.engine.depth import AdaptiveDepth, Depth, FixedDepth
-from depthrank.engine.economy import Economy
 from depthrank.engine.explain import explain
 from depthrank.engine.generation import Generation
 from depthrank.engine.job import Job
@@ -53,6 +52,7 @@ from depthrank.engine.valuation import value_factor
 from depthrank.errors import DepthrankError, LogError
 from depthrank.events import AppendResult, EraseResult, EventBatch, EventLog, now_ms, open_log
 from depthrank.routing import AdaptivePolicy, DecisionInputs, fixed_plan, plan_within_budget
+from depthrank.routing.economy import Economy
 from depthrank.schema import Answer, Degraded, Limits, Request, Spec
 from depthrank.schema.request import Mode
 from depthrank.schema.wire import check_request

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 from depthrank.catalogue import Catalogue, UpsertResult
-from depthrank.engine.economy import Economy
 from depthrank.events import AppendResult, EraseResult, EventBatch
+from depthrank.routing.economy import Economy
 from depthrank.schema import Answer, Request, Spec
 
 

@@ -14,8 +14,6 @@ import msgspec
 import uvicorn
 from starlette.applications import Starlette
 
-from depthrank.artifact import default_log_url
-from depthrank.artifact.manifest import read_manifest
 from depthrank.errors import DepthrankError
 from depthrank.events import EventLog, open_log
 from depthrank.server.access.exposure import for_listener
@@ -109,6 +107,8 @@ def _serve_by_processes(
 
 def open_served_log(artifact: str, log: str | None) -> EventLog:
     """The log at ``log``, or the artifact's own. Raises ArtifactError, before a log is made for what is no artifact."""
+    from depthrank.artifact import default_log_url, read_manifest  # loads torch: a taken port is told before
+
     read_manifest(Path(artifact))
     return open_log(log or default_log_url(artifact))
 

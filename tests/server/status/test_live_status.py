@@ -8,8 +8,8 @@ import msgspec
 import pytest
 from live_server import Live, live_server
 
-from depthrank.engine.economy import Economy
 from depthrank.routing import CostModel
+from depthrank.routing.economy import Economy
 from depthrank.schema import Answer, Degraded, RankedItem, Request
 from depthrank.schema.request import Spent
 from depthrank.server import ServerSettings

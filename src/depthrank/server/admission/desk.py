@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from hashlib import blake2b
 from typing import Literal
 
-from depthrank.engine.economy import Economy
+from depthrank.routing.economy import Economy
 from depthrank.schema.request import Mode, Spent
 from depthrank.server.admission.claim import Claim
 from depthrank.server.admission.cohorts import Cohorts

@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from dataclasses import dataclass
 
-from depthrank.engine.economy import Economy
+from depthrank.routing.economy import Economy
 from depthrank.schema.request import Spent
 from depthrank.server.admission.claim import Claim, Forecast
 

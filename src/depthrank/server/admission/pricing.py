@@ -10,8 +10,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from depthrank.engine.economy import Economy
 from depthrank.routing import PriceController
+from depthrank.routing.economy import Economy
 
 LEAST_BUDGET = 1e-3
 ROUTER_ONLY = 0.999  # of the highest price

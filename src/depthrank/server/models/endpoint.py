@@ -11,14 +11,13 @@ from contextlib import suppress
 from starlette.requests import Request as HttpRequest
 from starlette.responses import Response
 
-from depthrank.artifact.delta_folder import DELTA_NAME
 from depthrank.errors import ArtifactError, FieldProblem
 from depthrank.schema.wire import decode_json
 from depthrank.server.answers import json_answer
 from depthrank.server.bodies import read_body
 from depthrank.server.error_answers import error_answer, request_id_of
 from depthrank.server.models.action import ModelAction, read_action
-from depthrank.server.models.folders import allowed_artifact
+from depthrank.server.models.folders import DELTA_MARKER, allowed_artifact
 from depthrank.server.models.versions import ModelConflictError, Models
 from depthrank.server.models.view import models_view
 from depthrank.server.service import Service
@@ -68,7 +67,7 @@ async def _run(models: Models, action: ModelAction, nice: int) -> None:
         case "unload":
             models.unload(action.model or "")
         case "delta":
-            path = allowed_artifact(action.path or "", models.folders, DELTA_NAME)
+            path = allowed_artifact(action.path or "", models.folders, DELTA_MARKER)
             await _aside(lambda: models.apply_delta(path, action.model), nice)
         case "promote":
             models.promote()

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from depthrank.errors import FieldProblem, RequestError
 
+DELTA_MARKER = "delta.json"
 WANTED = "the name of an artifact folder inside a model folder of this server"
 
 

@@ -18,10 +18,10 @@ from typing import Any, cast
 import numpy as np
 
 from depthrank.catalogue import UpsertResult
-from depthrank.engine.economy import Economy
 from depthrank.errors import CapacityError, DepthrankError
 from depthrank.errors.types import ProblemsError
 from depthrank.events import AppendResult, EraseResult, EventBatch
+from depthrank.routing.economy import Economy
 from depthrank.schema import Answer, Request, Spec
 from depthrank.server.models.canary import Canary, Quality
 from depthrank.server.models.labels import Label, Labels

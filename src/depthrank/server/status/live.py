@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from depthrank.engine.economy import Economy
+from depthrank.routing.economy import Economy
 from depthrank.schema import Answer, Request
 from depthrank.server.status.recent import RecentRequests, Seen, seen_of, told
 from depthrank.server.status.rolling import Bucket, Rolling, summed

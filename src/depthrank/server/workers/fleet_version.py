@@ -14,12 +14,12 @@ from depthrank.artifact import load_delta, read_manifest
 from depthrank.artifact.cache import Held
 from depthrank.artifact.fetch import fetch_artifact
 from depthrank.catalogue import Catalogue, UpsertResult
-from depthrank.engine.economy import Economy
 from depthrank.engine.served import served_events
 from depthrank.engine.shown_history import shown_history
 from depthrank.engine.upserts import Replay, pack_upsert, replay_upserts
 from depthrank.errors import ArtifactError, LogError
 from depthrank.events import AppendResult, EraseResult, EventBatch, now_ms
+from depthrank.routing.economy import Economy
 from depthrank.schema import Answer, Request, Spec
 
 if TYPE_CHECKING:

@@ -14,7 +14,7 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from depthrank.engine.economy import Economy
+from depthrank.routing.economy import Economy
 from depthrank.schema import Answer, Limits, Request
 
 HEAD = struct.Struct("<I")

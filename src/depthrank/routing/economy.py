@@ -5,7 +5,8 @@ from __future__ import annotations
 import msgspec
 import numpy as np
 
-from depthrank.routing import USER, AdaptivePolicy, CostRates
+from depthrank.routing.cost_model import USER, CostRates
+from depthrank.routing.policy import AdaptivePolicy
 
 
 class Economy(msgspec.Struct, frozen=True):
