@@ -26,6 +26,7 @@ from depthrank.server.admission.settings import AdmissionSettings, Gate
 
 LEAST_GUARD_MS = 20.0
 MOST_RETRY_S = 60
+WAITED = 0.2  # of a request's time, spent behind others: from here on, being late is the queue's doing
 DRY = "dry run, not acted on: "
 GateName = Literal["deadline", "concurrency", "cohorts", "queue", "engines"]
 
@@ -305,8 +306,16 @@ class Desk:
             share = 1.0 / len(claims)
             self.forecasts.learn(claim, own, thread_s * 1e3 * share)
             if claim.has_deadline:
-                self.guard.observed(now_s > claim.deadline_s, claim.backlog_ms, now_s)
+                self._observed(claim, now_s)
         self._tick(now_s)
+
+    def _observed(self, claim: Claim, now_s: float) -> None:
+        """The guard learns from answers in time, and from late ones that waited: a late one that hardly did was
+        predicted wrongly, and letting in less would not have helped it."""
+        late = now_s > claim.deadline_s
+        own_ms = (claim.deadline_s - claim.arrived_s) * 1e3
+        if not late or claim.backlog_ms >= WAITED * own_ms:
+            self.guard.observed(late, claim.backlog_ms, now_s)
 
     def withdraw(self, claim: Claim) -> bool:
         """Who asked has left; True where the claim had not started."""
