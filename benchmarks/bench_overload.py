@@ -17,6 +17,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shlex
 import subprocess
 import sys
 import tempfile
@@ -204,7 +205,7 @@ def measure(artifact: Path, log: str, arguments: argparse.Namespace) -> dict[str
 
     return {
         "machine": machine_facts(),
-        "command": " ".join(sys.argv),
+        "command": shlex.join(["python", *sys.argv]),
         "full_ms": full_ms,
         "router_ms": router_ms,
         "router_times_capacity": 1e3 / router_ms / capacity,

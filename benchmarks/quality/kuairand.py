@@ -10,6 +10,8 @@ user; positive is better for ours. Each part is kept in work/kuairand/quality, s
 from __future__ import annotations
 
 import json
+import shlex
+import sys
 from typing import Any
 
 import lightgbm_rival
@@ -29,7 +31,10 @@ def main() -> None:
     kept = kept_of(options)
     data = kept.rows()
     tasks = [list(data.spec.tasks).index(task) for task in TASKS]
-    result: dict[str, Any] = {"rows": {s: len(getattr(data, s)) for s in ("train", "validation", "test")}}
+    result: dict[str, Any] = {
+        "command": shlex.join(["python", *sys.argv]),
+        "rows": {s: len(getattr(data, s)) for s in ("train", "validation", "test")},
+    }
     rivals: dict[str, Scores] = {}
     for part in PARTS[1:]:
         if part in options.parts:

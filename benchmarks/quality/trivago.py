@@ -10,6 +10,8 @@ candidate column of every model here. Differences are paired by user; positive i
 from __future__ import annotations
 
 import json
+import shlex
+import sys
 from typing import Any
 
 import lightgbm_rival
@@ -27,7 +29,10 @@ def main() -> None:
     options = arguments("trivago", PARTS, __doc__)
     kept = kept_of(options)
     data = kept.rows()
-    result: dict[str, Any] = {"rows": {s: len(getattr(data, s)) for s in ("train", "validation", "test")}}
+    result: dict[str, Any] = {
+        "command": shlex.join(["python", *sys.argv]),
+        "rows": {s: len(getattr(data, s)) for s in ("train", "validation", "test")},
+    }
     rivals = {"shown order": -_place(data), "last touched first": 1e3 * _touched(data) - _place(data)}
     if "lightgbm" in options.parts:
         scores, result["lightgbm"] = kept.scores("lightgbm", lambda: _lambdarank(data, options))

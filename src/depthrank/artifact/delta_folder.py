@@ -20,9 +20,15 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-from blake3 import blake3
 
-from depthrank.artifact.manifest import FileEntry, check_format, check_relative, hash_file, verify_listed
+from depthrank.artifact.manifest import (
+    FileEntry,
+    check_format,
+    check_relative,
+    checksum_without_itself,
+    hash_file,
+    verify_listed,
+)
 from depthrank.artifact.storage import sync, sync_tree
 from depthrank.errors import ArtifactError
 
@@ -68,8 +74,7 @@ class DeltaManifest(msgspec.Struct, frozen=True, kw_only=True):
 
     def expected_checksum(self) -> str:
         """BLAKE3 of the canonical JSON without ``checksum``."""
-        plain = msgspec.to_builtins(msgspec.structs.replace(self, checksum=""))
-        return blake3(msgspec.json.encode(plain, order="deterministic")).hexdigest()
+        return checksum_without_itself(self)
 
     def to_json(self) -> dict[str, Any]:
         """Plain data, for a person."""

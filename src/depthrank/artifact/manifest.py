@@ -52,8 +52,13 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
 
     def expected_checksum(self) -> str:
         """BLAKE3 of the canonical JSON without ``checksum``."""
-        plain = msgspec.to_builtins(msgspec.structs.replace(self, checksum=""))
-        return blake3(msgspec.json.encode(plain, order="deterministic")).hexdigest()
+        return checksum_without_itself(self)
+
+
+def checksum_without_itself(manifest: msgspec.Struct) -> str:
+    """BLAKE3 of the canonical JSON of a struct whose ``checksum`` is taken as empty."""
+    plain = msgspec.to_builtins(msgspec.structs.replace(manifest, checksum=""))
+    return blake3(msgspec.json.encode(plain, order="deterministic")).hexdigest()
 
 
 def read_manifest(root: Path) -> Manifest:
