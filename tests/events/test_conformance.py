@@ -111,6 +111,16 @@ def test_the_limit_counts_only_listed_actions(place):
     assert items_of(log, "u", limit=0) == []
 
 
+def test_a_limit_of_zero_reads_nothing_for_one_request_or_many(place):
+    log = place.open()
+    log.import_events(batch(("u", "a", "click", 10), ("v", "b", "click", 10)))
+    for users in (["u"], ["u", "v"]):
+        for actions in (None, ["click"]):
+            for as_of_ms in (11, 2**60):
+                many = log.histories(users, np.full(len(users), as_of_ms), 0, actions)
+                assert [len(history.item_code) for history in (many[n] for n in range(len(users)))] == [0] * len(users)
+
+
 def test_a_repeated_event_id_is_a_no_op_across_calls_and_within_one(place):
     log = place.open()
     log.append(batch(("u", "a", "click", 10), event_id=["e1"]))

@@ -36,8 +36,8 @@ def read_history(
     limit: int,
     actions: Sequence[str] | None,
 ) -> History:
-    """The last ``limit`` visible events; ``key`` is the user's ``id_key``."""
-    packed = transaction.get(key, db=tables.users)
+    """The last ``limit`` visible events, none for 0; ``key`` is the user's ``id_key``."""
+    packed = transaction.get(key, db=tables.users) if limit > 0 else None
     if packed is None:
         return NO_HISTORY
     head = Head(*HEAD.unpack(packed))
