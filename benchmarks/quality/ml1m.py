@@ -90,6 +90,7 @@ def main() -> None:
     parser.add_argument("artifact", type=Path)
     parser.add_argument("--spec", type=Path, default=Path("work/ml1m/ranking.yaml"))
     parser.add_argument("--log", required=True)
+    parser.add_argument("--split", choices=("validation", "test"), default="test", help="choose on validation")
     parser.add_argument("--width", type=int, default=200)
     parser.add_argument("--sasrec", type=Path, help="ranks of the rival (.npy, users in the order of their numbers)")
     parser.add_argument("--json", type=Path)
@@ -105,7 +106,7 @@ def main() -> None:
     with open_log(arguments.log) as log:
         counters = Counters.rebuild(spec, log, raw.items, raw.users)
         same = {"encoder": loaded.encoder, "log": log, "counters": counters, "items": raw.items, "users": raw.users}
-        for batch in BatchLoader(examples, "test", spec, source=OwnCandidates(examples), share_histories=True, **same):
+        for batch in BatchLoader(examples, arguments.split, spec, source=OwnCandidates(examples), share_histories=True, **same):
             rank, place = ranks(loaded.model.eval(), batch, seen.of(batch.example), items, arguments.width)
             found.append(rank), places.append(place), users.extend(int(u) for u in batch.user)
     order = np.argsort(users)
@@ -113,6 +114,7 @@ def main() -> None:
     gain = ndcg(rank)
     result: dict[str, Any] = {
         "machine": machine_facts("torch", "numpy"),
+        "split": arguments.split,
         "users": len(user),
         "width": arguments.width,
         "levels": [],

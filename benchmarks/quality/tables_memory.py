@@ -220,7 +220,8 @@ class Runs:
         net = fit(slots, parts, seed, self.epochs)
         p, label = with_format(net, parts["test"][0], form), self.likes.label[cut["test"]]
         found |= {"auc": auc(label, p), "ne": normalized_entropy(label, p)}
-        self.results.append({**found, "seconds": round(time.perf_counter() - started, 1)})
+        when = {"when": time.strftime("%Y-%m-%d %H:%M"), "seconds": round(time.perf_counter() - started, 1)}
+        self.results.append(found | when)
         print(json.dumps(self.results[-1]), flush=True)
         self._save()
         return net

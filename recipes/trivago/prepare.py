@@ -2,8 +2,8 @@
 
     python recipes/trivago/prepare.py [--data ../shared/data/trivago] [--out work/trivago]
 
-A click-out is a request: the displayed hotels, their prices and places, and the one that was clicked. Actions on a
-hotel before it are history; actions whose reference is no hotel (filters, sort orders, destinations) are left out.
+A click-out is a request: the displayed hotels, their prices and places, and the one that was clicked. The other actions
+are history, each on its reference: a hotel, or the text of a filter, sort order or place, which stands for an item.
 """
 
 from __future__ import annotations
@@ -37,8 +37,7 @@ def prepare(data: Path, out: Path) -> None:
     requests = requests.with_columns(pl.col("impressions").str.split("|").list.len().alias("shown"))
     places = pl.int_ranges(1, pl.col("shown") + 1).cast(pl.List(pl.String)).list.join("|").alias("places")
     requests.select(*kept, "impressions", "prices", places, "reference").write_parquet(out / "requests.parquet")
-    on_a_hotel = pl.col("reference").str.contains(r"^\d+$")
-    past = actions.filter(~click_out & on_a_hotel)
+    past = actions.filter(~click_out & pl.col("reference").is_not_null())
     past.select("user_id", "timestamp", "action_type", "reference").write_parquet(out / "actions.parquet")
     shutil.copyfile(HERE / "ranking.yaml", out / "ranking.yaml")
 

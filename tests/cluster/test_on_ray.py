@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 import warnings
 from collections.abc import Iterator
@@ -11,9 +12,10 @@ from typing import Any
 import pytest
 import torch
 
-from depthrank.artifact import load_artifact
+from depthrank.artifact import Contents, load_artifact, make_delta, save_artifact
 from depthrank.cluster import Circuit
 from depthrank.engine import Ranker
+from depthrank.errors import ArtifactError
 from depthrank.events import open_log
 from depthrank.schema import Request
 from depthrank.tables import PackedRows, noting_missing_rows, pack_rows, write_row_file
@@ -21,7 +23,7 @@ from depthrank.tables import PackedRows, noting_missing_rows, pack_rows, write_r
 ray = pytest.importorskip("ray", reason="ray is not installed: pip install 'depthrank[cluster]'")
 
 from depthrank.cluster.ray_shards import start_shards, with_shards  # noqa: E402
-from depthrank.cluster.serve_on_ray import RankerOnRay  # noqa: E402
+from depthrank.cluster.serve_on_ray import RankerOnRay, RayEngine  # noqa: E402
 
 ROWS, WIDTH = 40, 8
 
@@ -49,6 +51,17 @@ def ask(user: str = "u1") -> Request:
 
 def shown(answer: Any) -> list[tuple[str, float]]:
     return [(item.item, item.value) for item in answer.items]
+
+
+def changed(base: Path, out: Path) -> Path:
+    """The artifact with other weights."""
+    a = load_artifact(base)
+    with torch.no_grad():
+        for name, weight in a.model.named_parameters():
+            if "norm" in name:
+                weight.mul_(1.01)
+    save_artifact(out, Contents(a.spec, a.model, a.encoder, a.items, a.users, a.manifest.log_position))
+    return out
 
 
 @pytest.fixture
@@ -115,7 +128,7 @@ def test_a_request_with_a_dead_shard_is_answered_degraded_and_says_so(cluster, w
         assert any("request_features does not answer" in reason for reason in answer.degraded.reasons)
 
 
-def test_engines_on_ray_answer_as_one_here_and_the_front_stands_in_for_a_dead_one(cluster, world):
+def test_engines_on_ray_answer_as_one_here_and_the_front_stands_in_for_a_dead_one(cluster, world, tmp_path):
     with open_log(world.log_url) as log:
         front = Ranker.load(world.artifact, log)
         served = RankerOnRay(front, world.artifact, engines=1, timeout_s=60.0, copy=False)
@@ -124,6 +137,19 @@ def test_engines_on_ray_answer_as_one_here_and_the_front_stands_in_for_a_dead_on
         answer = served.rank(ask(), checked=True)
         assert [i for i, _ in shown(answer)] == [i for i, _ in shown(expected)] and not answer.degraded.is_
         assert served.items is front.items and served.replaced == 0
+        damaged = tmp_path / "deltas" / "delta-000002"
+        make_delta(world.artifact, changed(world.artifact, tmp_path / "new"), tmp_path / "deltas")
+        shutil.copytree(tmp_path / "deltas" / "delta-000001", damaged)
+        (damaged / "dense.safetensors").write_bytes(b"")
+        with pytest.raises(ArtifactError, match=r"dense\.safetensors"):
+            served.apply_delta(damaged)
+        assert served.rank(ask(), checked=True).model == expected.model, "what one refuses nobody serves"
+        served.apply_delta(tmp_path / "deltas" / "delta-000001")
+        after = served.rank(ask(), checked=True)
+        assert after.model == f"{expected.model}+1" and not after.degraded.is_ and served.replaced == 0
+        assert [i for i, _ in shown(after)] == [i for i, _ in shown(front.rank(ask(), checked=True))]
+        restarted = RayEngine(str(world.artifact), world.log_url, {})
+        assert restarted.rank(ask(), {}, -1, -1, served.deltas).model == after.model, "who was away catches up"
         served.close()
         answer = until(lambda: served.rank(ask()), lambda got: got.degraded.is_)
         assert served.replaced == 1 and shown(answer) == shown(front.rank(ask()))

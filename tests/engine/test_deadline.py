@@ -12,6 +12,7 @@ import depthrank.engine.run_plan as run_plan
 from depthrank.artifact import load_artifact
 from depthrank.engine import Ranker
 from depthrank.events import open_log
+from depthrank.routing import CostRates
 
 
 class Stopwatch:
@@ -36,7 +37,7 @@ class Stopwatch:
 @pytest.fixture
 def timed(world, monkeypatch):
     """A ranker whose chunks are of four candidates and take a second each."""
-    monkeypatch.setattr(run_plan, "CHUNK_WITH_DEADLINE", 4)
+    monkeypatch.setattr(CostRates, "call", lambda rates, level, history, left_ms=0.0: 4)
     monkeypatch.setattr(run_plan, "ROUTER_CHUNK_WITH_DEADLINE", 16)
     watch, artifact = Stopwatch(), load_artifact(world.artifact)
     for name in ("route", "refine", "begin"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import time
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import redis
 
 from depthrank.errors import LogError, StorageFullError
 from depthrank.events import EventBatch, open_log
+from depthrank.events.on_redis.writes import Writes
 
 FAR_MS = 10**13
 
@@ -52,6 +54,63 @@ def test_a_server_that_is_down_is_one_clear_error_and_the_log_goes_on_when_it_is
     assert log.item_ids(log.history("u", FAR_MS, 9).item_code) == ["a", "b"]
     assert log.verify().problems == ()
     log.close()
+
+
+def test_a_server_that_hangs_costs_one_write_its_patience_and_the_next_ones_nothing(start_redis):
+    server = start_redis()
+    assert server.process is not None
+    with open_log(server.url() + "&timeout_s=0.5") as log:
+        log.append(one("u", "a", event_id=["e1"]))
+        server.process.send_signal(signal.SIGSTOP)
+        try:
+            with pytest.raises(LogError, match="may or may not be stored"):
+                log.append(one("u", "b", 2, event_id=["e2"]))
+            for write in (lambda: log.append(one("u", "c", 3)), lambda: log.append_upsert(b"x")):
+                with pytest.raises(LogError, match=r"does not answer: a write waited 0\.5 s in vain"):
+                    write()
+        finally:
+            server.process.send_signal(signal.SIGCONT)
+        end = time.monotonic() + 20
+        while True:
+            try:
+                log.append(one("u", "b", 2, event_id=["e2"]))
+                break
+            except LogError:
+                assert time.monotonic() < end, "it goes on when the server does"
+                time.sleep(0.02)
+        assert log.item_ids(log.history("u", FAR_MS, 9).item_code) == ["a", "b"], "neither lost nor twice"
+
+
+def test_of_many_writes_to_a_server_that_hung_one_asks_whether_it_is_back():
+    now_s = [0.0]
+    writes = Writes("redis://127.0.0.1:1/0?timeout_s=2", lambda: now_s[0])
+
+    def ask(error: Exception | None = None) -> str:
+        try:
+            with writes.asking():
+                if error is not None:
+                    raise error
+        except LogError as told:
+            return "refused" if "in vain" in str(told) else "failed"
+        return "done"
+
+    assert [ask(), ask(redis.exceptions.TimeoutError("no answer")), ask(), ask()] == [
+        "done",
+        "failed",
+        "refused",
+        "refused",
+    ]
+    now_s[0] = 2.5
+    with writes.asking():
+        assert [ask(), ask()] == ["refused", "refused"], "one asks, the others wait for what it learns"
+    assert [ask(), ask()] == ["done", "done"]
+    assert [ask(redis.exceptions.ConnectionError("refused")), ask()] == ["failed", "done"], "a server that is gone"
+
+
+@pytest.mark.parametrize("given", ["0", "-1", "31", "soon"])
+def test_a_timeout_that_is_none_is_refused(given: str):
+    with pytest.raises(LogError, match="expected seconds above 0 and at most 30"):
+        open_log(f"redis://127.0.0.1:1/0?timeout_s={given}")
 
 
 def test_a_killed_server_has_lost_nothing_acknowledged(start_redis):

@@ -11,6 +11,7 @@ from depthrank.artifact.delta_folder import DeltaManifest, delta_folders, read_d
 from depthrank.artifact.delta_make import make_delta
 from depthrank.artifact.fetch import fetch_artifact
 from depthrank.artifact.fetch_sources import is_remote
+from depthrank.artifact.hot_tables import hot_row_measures, with_hot_rows
 from depthrank.artifact.inspect import ArtifactInfo, inspect_artifact
 from depthrank.artifact.manifest import FileEntry, Manifest, Verify, read_manifest
 from depthrank.artifact.precision import check_policy, with_precision
@@ -37,6 +38,7 @@ __all__ = [
     "default_log_url",
     "delta_folders",
     "fetch_artifact",
+    "hot_row_measures",
     "inspect_artifact",
     "is_remote",
     "load_artifact",
@@ -48,5 +50,6 @@ __all__ = [
     "save_artifact",
     "verify_artifact",
     "with_delta",
+    "with_hot_rows",
     "with_precision",
 ]

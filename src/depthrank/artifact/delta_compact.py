@@ -13,7 +13,7 @@ from depthrank.artifact.cache import Cache
 from depthrank.artifact.delta_apply import with_tables
 from depthrank.artifact.manifest import MANIFEST_NAME
 from depthrank.artifact.store import Artifact
-from depthrank.tables import OverlaidRows, RowFile, packed_parts, served_tables, write_row_file
+from depthrank.tables import HotRows, OverlaidRows, RowFile, RowSource, packed_parts, served_tables, write_row_file
 
 DUE_SHARE = 0.05
 """Compaction is worth its writing once so many of a table's rows lie in its overlay."""
@@ -45,9 +45,14 @@ def compacted(artifact: Artifact, cache: Cache | None = None, pause: Callable[[f
                 parts = _paced(packed_parts(source), pause)
                 write_row_file(folder / f"{name}.rows", parts, source.form, source.width, source.num_rows)
             (folder / MANIFEST_NAME).write_bytes(msgspec.json.encode(artifact.delta))
-    fresh = {name: RowFile.open(held.path / f"{name}.rows").source() for name in written}
+    fresh = {name: _behind(source, RowFile.open(held.path / f"{name}.rows")) for name, source in written.items()}
     trained = None if artifact.trained is None else with_tables(artifact.trained, fresh)
     return replace(artifact, model=with_tables(artifact.model, fresh), trained=trained)
+
+
+def _behind(source: OverlaidRows, file: RowFile) -> RowSource:
+    """The rows of the new file, with hot rows in memory where the table had some."""
+    return source.base.over(file) if isinstance(source.base, HotRows) else file.source()
 
 
 def _paced(parts: Iterator[Tensor], pause: Callable[[float], None]) -> Iterator[Tensor]:

@@ -90,9 +90,7 @@ def folder_name(sequence: int) -> str:
 
 def delta_folders(folder: Path) -> list[Path]:
     """The finished deltas in a folder, in their order; raises ArtifactError where one between them is missing."""
-    if not folder.is_dir():
-        return []
-    found = {int(m[1]): p for p in folder.iterdir() if (m := _FOLDER.fullmatch(p.name)) and (p / DELTA_NAME).is_file()}
+    found = numbered_deltas(folder)
     for sequence in range(1, max(found, default=0)):
         if sequence not in found:
             raise ArtifactError(
@@ -101,8 +99,22 @@ def delta_folders(folder: Path) -> list[Path]:
     return [found[sequence] for sequence in sorted(found)]
 
 
+def numbered_deltas(folder: Path) -> dict[int, Path]:
+    """The finished deltas in a folder by the number in their names."""
+    if not folder.is_dir():
+        return {}
+    return {int(m[1]): p for p in folder.iterdir() if (m := _FOLDER.fullmatch(p.name)) and (p / DELTA_NAME).is_file()}
+
+
 def read_delta(folder: Path) -> DeltaManifest:
     """The checked manifest of a delta whose files are all as it says; raises ArtifactError."""
+    manifest = read_delta_manifest(folder)
+    verify_listed(folder, manifest.files, lambda name: True)
+    return manifest
+
+
+def read_delta_manifest(folder: Path) -> DeltaManifest:
+    """The checked manifest of a delta; its files are not read. Raises ArtifactError."""
     path = folder / DELTA_NAME
     try:
         raw = path.read_bytes()
@@ -119,7 +131,6 @@ def read_delta(folder: Path) -> DeltaManifest:
         raise ArtifactError(f"{path} is damaged: sequence is {manifest.sequence}")
     for name in manifest.files:
         check_relative(path, name)
-    verify_listed(folder, manifest.files, lambda name: True)
     return manifest
 
 

@@ -67,6 +67,11 @@ def _check_bounds(config: ModelConfig) -> None:
         layers["router_layers"] = config.router_layers
     if any(not 0 <= f.level <= len(config.levels) for f in config.foreign):
         raise ArtifactError("the manifest's model has a foreign level that is none of its levels")
+    if (transitions := config.transitions) is not None:
+        slots = {slot.start: slot.num_rows for slot in config.item.slots}
+        if type(transitions.column) is not int or slots.get(transitions.column) != transitions.num_items:
+            raise ArtifactError("the manifest's model counts transitions by codes that no item column has")
+        sizes["neighbours of an item"] = transitions.neighbours
     for number, level in enumerate(config.levels, start=1):
         if config.foreign_at(number) is not None:
             continue

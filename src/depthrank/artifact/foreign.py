@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -11,7 +12,9 @@ from depthrank.errors import ArtifactError, DepthrankError
 from depthrank.features import EncoderLayout
 from depthrank.model import ElasticRanker, ForeignLevel, SharedScorer, example_inputs, foreign_inputs
 from depthrank.model.foreign_level import task_scores
-from depthrank.sharing import Shared, load_shared
+
+if TYPE_CHECKING:
+    from depthrank.sharing import Shared
 
 FOLDER = "foreign"
 
@@ -28,6 +31,10 @@ def save_foreign(model: ElasticRanker, folder: Path) -> None:
 def load_foreign(model: ElasticRanker, folder: Path, layout: EncoderLayout) -> None:
     """Attach every foreign level's graph; raises ArtifactError where one does not fit its place."""
     config = model.config
+    if not model.foreign_levels():
+        return
+    from depthrank.sharing import Shared, load_shared  # slow, and most models have no use for it
+
     known = foreign_inputs(layout, config.num_actions, config.history_length)
     for level in model.foreign_levels():
         for wanted in level.config.inputs:

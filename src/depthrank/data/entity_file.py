@@ -13,6 +13,7 @@ from depthrank.errors import FieldProblem
 from depthrank.schema import (
     Counter,
     Feature,
+    HistoryAlong,
     HistoryCount,
     HistoryMatch,
     MultiHot,
@@ -32,8 +33,11 @@ def sources(spec: Spec, side: str) -> dict[str, tuple[str, Feature]]:
     for name, feature in spec.features.items():
         if isinstance(feature, (Position, HistoryCount)):
             continue
-        field = f"$.features.{name}.{'of' if isinstance(feature, (Counter, HistoryMatch)) else 'source'}"
-        for part in feature.of.split("*") if isinstance(feature, (Counter, HistoryMatch)) else [feature.source]:
+        if isinstance(feature, (Counter, HistoryAlong, HistoryMatch)):
+            field, parts = f"$.features.{name}.of", feature.of.split("*")
+        else:
+            field, parts = f"$.features.{name}.source", [feature.source]
+        for part in parts:
             part_side, _, column = part.partition(".")
             if part_side == side and column not in ("", "id"):
                 found[field] = (column, feature)
@@ -54,7 +58,7 @@ def check_feature_type(file: DataFile, column: str, feature: Feature, field: str
     listed = isinstance(dtype, (pl.List, pl.Array))
     if dtype == pl.Null:  # every value is missing, which any kind can encode
         return
-    if isinstance(feature, HistoryMatch):
+    if isinstance(feature, (HistoryAlong, HistoryMatch)):
         if listed:
             file.wrong_type(column, field, "one text or number a row", problems)
         return

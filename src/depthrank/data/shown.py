@@ -17,7 +17,7 @@ from depthrank.data.entity_file import check_feature_type
 from depthrank.data.files import DataFile, Problems
 from depthrank.errors import FieldProblem
 from depthrank.schema import Spec
-from depthrank.schema.features import Counter, HistoryCount, HistoryMatch, Position
+from depthrank.schema.features import Counter, HistoryAlong, HistoryCount, HistoryMatch, Position
 from depthrank.schema.tasks import Task
 
 Column = npt.NDArray[np.generic]
@@ -51,7 +51,7 @@ def check_columns(
     where = f"{file.where}.{side}"
     present = {n: c for n, c in columns.items() if file.has(c, where, problems)}
     for name, feature in spec.features.items():
-        if listed or isinstance(feature, (Counter, HistoryCount, HistoryMatch, Position)):
+        if listed or isinstance(feature, (Counter, HistoryAlong, HistoryCount, HistoryMatch, Position)):
             continue
         feature_side, _, column = feature.source.partition(".")
         if feature_side == side and column in present:

@@ -30,7 +30,6 @@ from depthrank.model.level_graph import LevelGraph, exportable, graph_inputs
 from depthrank.precision import LayerChoice
 from depthrank.precision.compilable import compilable
 from depthrank.precision.in_formats import replaced
-from depthrank.sharing.compilation import compiler_missing
 
 VERSION = 1  # of the exported graphs: another one compiles again
 TRIED = ((5, 3), (40, 17))  # candidates and positions at which compiled and eager must agree
@@ -111,6 +110,8 @@ def with_compiled_level(
     key, cache = _key(plain, level, own, fingerprint), cache or CompileCache()
     path = cache.find(key)
     if path is None:
+        from depthrank.sharing.compilation import compiler_missing  # slow: a server that compiles nothing starts without
+
         if missing := compiler_missing():
             raise ArtifactError(missing)
         logger.info("compiling level %d; it takes a while, once", level)

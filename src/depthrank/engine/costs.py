@@ -6,6 +6,7 @@ that ranks; where torch runs several threads, theirs are not in it.
 
 from __future__ import annotations
 
+import copy
 import threading
 from collections import deque
 from dataclasses import dataclass
@@ -15,13 +16,16 @@ import numpy as np
 from depthrank.routing import USER, CostModel, CostRates
 
 ERRORS_KEPT = 1_024
-CHUNK_MS = 5.0
-LEAST_CHUNK = 32
 
 
 @dataclass(frozen=True)
 class StageCost:
-    """One stage of a request: ``level`` (``USER``: the user side) over ``candidates``, as predicted and as it was."""
+    """One stage of a request: ``level`` (``USER``: the user side) over ``candidates``, as predicted and as it was.
+
+    ``history``: its tokens, for the user side those that were encoded. ``calls``: in how many the level ran;
+    ``once_ms`` of the time went into encoder layers that the state did not have; ``deepens``: whether the level reads
+    such layers.
+    """
 
     level: int
     candidates: int
@@ -29,6 +33,9 @@ class StageCost:
     warm: bool
     predicted_ms: float
     actual_ms: float
+    calls: int = 1
+    once_ms: float = 0.0
+    deepens: bool = False
 
 
 class CostMeter:
@@ -51,10 +58,26 @@ class CostMeter:
         actual = sum(stage.actual_ms for stage in stages)
         with self._lock:
             for stage in stages:
-                self._model.observe(stage.level, stage.candidates, stage.history, stage.actual_ms, warm=stage.warm)
+                self._learn(stage)
+            self._model.follow(predicted, actual)
             self._rates = self._model.rates()
             if actual > 0:
                 self._errors.append(abs(predicted - actual) / actual)
+
+    def copied(self) -> CostMeter:
+        """The same beliefs, to learn from on their own."""
+        with self._lock:
+            return CostMeter(copy.deepcopy(self._model))
+
+    def _learn(self, stage: StageCost) -> None:
+        """A level's calls as one of their mean size: exact, as the time is linear in it."""
+        if stage.level == USER:
+            self._model.observe(USER, 0, stage.history, stage.actual_ms, warm=stage.warm)
+            return
+        candidates, call_ms = stage.candidates / stage.calls, (stage.actual_ms - stage.once_ms) / stage.calls
+        self._model.observe(stage.level, candidates, stage.history, call_ms, warm=True)
+        if not (stage.warm and stage.deepens):  # a level that deepens nothing costs the same cold as warm
+            self._model.observe(stage.level, candidates, stage.history, call_ms + stage.once_ms, warm=False)
 
     def errors(self) -> dict[str, float]:
         """Median and 90th percentile of |predicted - actual| / actual over the latest requests; empty before any."""
@@ -65,13 +88,4 @@ class CostMeter:
         return {f"p{q}": float(np.percentile(errors, q)) for q in (50, 90)}
 
 
-def chunk_size(rates: CostRates, level: int, history: int, left_ms: float, most: int) -> int:
-    """Candidates for a chunk of about 5 ms, or of what is left until the deadline where that is less."""
-    line = rates.warm[level + 1]
-    if line.candidate <= 0:
-        return most
-    fitting = (min(CHUNK_MS, left_ms) - line.ms(0, history)) / line.candidate
-    return int(min(most, max(LEAST_CHUNK, fitting)))
-
-
-__all__ = ["USER", "CostMeter", "StageCost", "chunk_size"]
+__all__ = ["USER", "CostMeter", "StageCost"]

@@ -84,9 +84,9 @@ class Generation:
         """What stages take; what tuning or training measured, or a belief from FLOPs, until something has run here."""
         served = self.artifact.precision
         if served is not None and served.policy is not None and served.policy.costs is not None:
-            return CostMeter(CostModel.from_plain(dict(served.policy.costs)))
+            return CostMeter(CostModel.from_plain(dict(served.policy.costs)).reopened())
         if self.policy is not None:
-            return CostMeter(CostModel.from_plain(self.policy.costs.to_plain()))
+            return CostMeter(self.policy.costs.reopened())
         flops = [(cost.request, cost.candidate) for cost in self.flops]
         return CostMeter(CostModel.from_flops(flops, self.artifact.model.config.history_length))
 

@@ -28,7 +28,7 @@ from depthrank.model import ElasticRanker, ItemSide
 
 CHUNK_ROWS = 8_192
 SLACK = 1.25
-TOKENS, VECTOR, BIAS = range(3)  # the first of ``ItemSide.parts``
+TOKENS, VECTOR, BIAS, IDS, FLOATS = range(5)  # ``ItemSide.parts``; the last two where levels read item columns
 
 
 @dataclass(frozen=True)
@@ -165,10 +165,11 @@ class ItemSnapshot:
         return ItemSide(self._store._side.tokens_UTD[:0], vector_ND, bias_NK, in_order=True)
 
     def for_levels(self, rows_N: NDArray[np.int64]) -> ItemSide:
-        """Tokens of N rows, in their order; no vectors."""
-        (tokens_NTD,) = self._store._read((TOKENS,), rows_N, self.size, self.version)
+        """Tokens of N rows (and their columns, where levels read them), in their order; no vectors."""
         side = self._store._side
-        return ItemSide(tokens_NTD, side.vector_UD[:0], side.bias_UK[:0], in_order=True)
+        parts = (TOKENS,) if side.ids_UI is None else (TOKENS, IDS, FLOATS)
+        tokens_NTD, *raw = self._store._read(parts, rows_N, self.size, self.version)
+        return ItemSide(tokens_NTD, side.vector_UD[:0], side.bias_UK[:0], *raw, in_order=True)
 
     def vectors(self, rows_L: NDArray[np.int64]) -> Tensor:
         """Vectors [L, D]."""

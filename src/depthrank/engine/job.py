@@ -102,9 +102,9 @@ class Job:
 
     def begin(self, request: Encoded, history: EncodedHistory, state: UserState | None = None) -> RequestState:
         """The user side of one request, or of several that differ in their histories; of one with its ``state``, the
-        history's items are read only by foreign levels."""
+        history's items are read only by foreign levels and for transitions."""
         model, rows = self.generation.artifact.model, history.rows
-        read = rows if state is None or model.config.foreign else rows[:, :0]
+        read = rows if state is None or model.config.keeps_item_columns else rows[:, :0]
         items = self.snapshot.side(read.ravel().astype(np.int64))
         place = np.arange(read.size).reshape(read.shape) if read.size else rows
         return model.begin(request_inputs(request, history, place), items, state=state)

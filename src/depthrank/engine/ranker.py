@@ -23,16 +23,13 @@ import torch
 from depthrank.artifact import (
     Artifact,
     Cache,
-    apply_deltas,
     compaction_is_due,
     default_log_url,
+    hot_row_measures,
     is_remote,
-    load_artifact,
-    with_precision,
 )
 from depthrank.catalogue import Catalogue, UpsertResult
 from depthrank.engine.candidates import resolve_candidates
-from depthrank.engine.compiled_levels import with_compiled_levels
 from depthrank.engine.depth import AdaptiveDepth, Depth, FixedDepth
 from depthrank.engine.explain import explain
 from depthrank.engine.generation import Generation
@@ -42,6 +39,7 @@ from depthrank.engine.overlay_ages import StateAges
 from depthrank.engine.overlay_switch import GenerationSwitch
 from depthrank.engine.pace import Chunk, Pace
 from depthrank.engine.read_history import HistoryReader
+from depthrank.engine.ready_artifact import ready_artifact
 from depthrank.engine.record import Seen, record_of
 from depthrank.engine.run_plan import Scores
 from depthrank.engine.served import served_events
@@ -106,6 +104,7 @@ class Ranker:
         precision: Literal["policy", "fp32"] = "policy",
         deltas: str | Path | None = None,
         state_max_age_s: float = 0.0,
+        hot_row_bytes: int = 0,
     ) -> Ranker:
         """Load the artifact at ``path``; ``log`` is a log, its URL, or None for the folder ``events`` beside it.
 
@@ -114,14 +113,12 @@ class Ranker:
         ``user_state_bytes`` bounds the cache of encoded histories; 0 turns it off. ``precision``: layers in the formats
         that `depthrank tune` chose on this machine, where it did, or all in fp32. ``deltas``: a folder whose deltas are
         applied, all there are; ``state_max_age_s``: how long a history encoded before a later one may serve.
+        ``hot_row_bytes``: memory for single rows of tables that memory does not hold (docs/tables.md).
         Raises ArtifactError or LogError, each with the one reason.
         """
         if log is None and is_remote(path):
             raise LogError(f"{path} has no event log beside it: name one, such as log='lmdb:events'")
-        artifact = with_precision(load_artifact(path, copy=copy), path, precision)
-        if deltas is not None:
-            artifact = apply_deltas(artifact, deltas)
-        artifact = with_compiled_levels(artifact)
+        artifact = ready_artifact(path, copy=copy, precision=precision, deltas=deltas, hot_row_bytes=hot_row_bytes)
         options: dict[str, Any] = {"user_state_bytes": user_state_bytes, "state_max_age_s": state_max_age_s}
         if isinstance(log, EventLog):
             return cls(artifact, log, limits=limits, **options)
@@ -377,6 +374,7 @@ class Ranker:
             "user_state_bytes": counts["bytes"],
             "deltas_applied": self.artifact.sequence,
             "rows_overlaid": self.artifact.rows_overlaid,
+            **hot_row_measures(self.artifact),
             "layers_tuned": 0 if self.artifact.precision is None else self.artifact.precision.num_tuned,
             **{f"cost_error_{name}": error for name, error in errors.items()},
         }

@@ -18,15 +18,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from depthrank.engine.candidate_items import CandidateItems
-from depthrank.engine.costs import CostMeter, StageCost, chunk_size
+from depthrank.engine.costs import CostMeter, StageCost
 from depthrank.engine.depth import Depth
 from depthrank.engine.pace import Pace
 from depthrank.engine.timings import Timings
 from depthrank.engine.valuation import Valuation
 from depthrank.model import CandidateLayout, CandidateState, ElasticRanker, RequestState
+from depthrank.routing.cost_rates import MOST_IN_CALL
 
-CHUNK_CANDIDATES = 1_024  # more moves more memory than caches and freed pages hold (docs/log.md)
-CHUNK_WITH_DEADLINE = 1_024
 ROUTER_CHUNK_WITH_DEADLINE = 8_192
 UNSCORED = -1
 
@@ -169,16 +168,20 @@ class PlanRun:
     def _chunk(self, level: int) -> int:
         """Candidates of the next chunk."""
         if not self.pace.has_deadline:
-            return CHUNK_CANDIDATES
-        left_ms = self.pace.left_ms()
-        fitting = chunk_size(self.costs.rates, level, self.history_length, left_ms, CHUNK_WITH_DEADLINE)
+            return MOST_IN_CALL
+        fitting = self.costs.rates.call(level, self.history_length, self.pace.left_ms())
         return self.pace.chunk_candidates(f"level{level}", fitting)
 
     def _account(self, level: int, done: int, *, warm: bool) -> None:
-        if done:
-            predicted = self.costs.rates.level_ms(level, done, self.history_length, warm=warm)
-            actual = self.pace.thread_ms(f"level{level}")
-            self.spent.append(StageCost(level, done, self.history_length, warm, predicted, actual))
+        if not done:
+            return
+        history, deadline = self.history_length, self.pace.has_deadline
+        predicted = self.costs.rates.level_ms(level, done, history, warm=warm, deadline=deadline)
+        own = [chunk for chunk in self.pace.chunks if chunk.stage == f"level{level}"]
+        actual, once = sum(c.thread_ms for c in own), sum(c.thread_ms for c in own if not c.candidates)
+        calls = sum(c.candidates > 0 for c in own)
+        deepens = level > 0 and self.model.encoder_depth(level) > self.model.config.router_layers
+        self.spent.append(StageCost(level, done, history, warm, predicted, actual, calls, once, deepens))
 
     def _publish(self, level: int, scores: Scores, rows: NDArray[np.int64], logits_NK: Tensor) -> int:
         """A chunk's scores replace the shallower ones, but for those that are no number; returns how many are not."""

@@ -118,6 +118,12 @@ class UserStates:
                 self._drop(next(iter(self._held)))
                 self._counts.evicted += 1
 
+    def latest(self, users: int) -> list[str]:
+        """The users asked for last, the latest first."""
+        with self._lock:
+            keys = [user for _, user in reversed(self._held)]
+        return list(dict.fromkeys(keys))[:users]
+
     def forget(self, user: str) -> None:
         """Drop a user's states; call it once the log has forgotten the user."""
         with self._lock:

@@ -25,6 +25,7 @@ from depthrank.features.counters import Counters
 from depthrank.features.encoder_files import load_encoder, save_encoder
 from depthrank.features.feature_plan import Learned, Planned, codec_of, learn, planned_features, stored_problems
 from depthrank.features.history import encode_history
+from depthrank.features.history_along import NUM_ALONG_FLOATS, along_floats
 from depthrank.features.history_count import count_floats, num_count_floats
 from depthrank.features.history_match import (
     FLOATS_A_COMPARISON,
@@ -46,7 +47,7 @@ from depthrank.features.layout import (
 )
 from depthrank.features.sources import SentValues, Source, StoredValues
 from depthrank.features.time_of import MAX_TIME_MS
-from depthrank.schema import HistoryCount, HistoryMatch, Spec
+from depthrank.schema import HistoryAlong, HistoryCount, HistoryMatch, Spec
 
 Int64 = NDArray[np.int64]
 Values = Sequence[object] | NDArray[Any]
@@ -202,8 +203,9 @@ class FeatureEncoder:
             part, ids, floats = step.part, out.ids[:, step.ids], out.floats[:, step.floats]
             if part.origin == "match":
                 assert history is not None, "history_match features need the requests' histories"
-                self._write_match(part, floats, items_catalogue, history, item_rows, request_of_candidate)
-                _write_comparisons(part, columns, floats, request_of_candidate, problems)
+                plan = MatchPlan(part.column, sum(self._bits(part)))
+                matched = match_floats(plan, items_catalogue, history, item_rows, request_of_candidate)
+                _write_match(part, matched, columns, floats, item_rows, request_of_candidate, problems)
             elif step.codec is None:
                 assert query is not None, "counter features need counters"
                 floats[:] = query.floats(part.name)
@@ -228,21 +230,9 @@ class FeatureEncoder:
 
     def _bits(self, part: Planned) -> list[int]:
         """The bit of each history action that a feature of the history counts."""
-        assert isinstance(part.feature, (HistoryCount, HistoryMatch))
+        assert isinstance(part.feature, (HistoryAlong, HistoryCount, HistoryMatch))
         names = self.spec.history_actions
         return [1 << names.index(action) for action in part.feature.actions or names]
-
-    def _write_match(
-        self,
-        part: Planned,
-        floats: NDArray[np.float32],
-        items: Catalogue,
-        history: EncodedHistory,
-        item_rows: Int64,
-        request_of_candidate: Int64,
-    ) -> None:
-        plan = MatchPlan(part.column, sum(self._bits(part)))
-        floats[:, :NUM_FLOATS] = match_floats(plan, items, history, item_rows, request_of_candidate)
 
     def encode_history(
         self, batch: HistoryBatch, codes: HistoryCodes, as_of_ms: Int64, max_length: int | None = None
@@ -283,6 +273,8 @@ class FeatureEncoder:
         """Floats of a part without a codec."""
         if isinstance(part.feature, HistoryMatch):
             return NUM_FLOATS + FLOATS_A_COMPARISON * len(part.feature.compare)
+        if isinstance(part.feature, HistoryAlong):
+            return NUM_ALONG_FLOATS
         if isinstance(part.feature, HistoryCount):
             return num_count_floats(len(self._bits(part)))
         return self._counters[part.name].windows.num_floats
@@ -348,19 +340,28 @@ def _sent(
     return SentValues(values, path, indexed, problems)
 
 
-def _write_comparisons(
+def _write_match(
     part: Planned,
+    matched_N3: NDArray[np.float32],
     columns: Mapping[str, Values | None],
     floats: NDArray[np.float32],
+    item_rows: Int64,
     request_of_candidate: Int64,
     problems: list[FieldProblem],
 ) -> None:
-    """Two float columns for each candidate column that is compared; (0, missing) where nothing was sent."""
-    assert isinstance(part.feature, HistoryMatch)
-    for i, name in enumerate(part.feature.compare):
+    """A match and two columns for each candidate column it compares, or how it lies along a column."""
+    feature, n = part.feature, len(floats)
+    assert isinstance(feature, (HistoryAlong, HistoryMatch))
+    if isinstance(feature, HistoryAlong):
+        source = _sent(columns, replace(part, column=feature.along), "$.candidates", n, True, problems)
+        values, missing = (np.zeros(n), np.ones(n, np.bool_)) if source is None else source.numbers()
+        floats[:] = along_floats(matched_N3[:, NEWEST], values, missing, item_rows, request_of_candidate)
+        return
+    floats[:, :NUM_FLOATS] = matched_N3
+    for i, name in enumerate(feature.compare):
         place = NUM_FLOATS + i * FLOATS_A_COMPARISON
-        source = _sent(columns, replace(part, column=name), "$.candidates", len(floats), True, problems)
-        found: NDArray[np.float32] | tuple[float, float] = (0.0, 1.0)
+        source = _sent(columns, replace(part, column=name), "$.candidates", n, True, problems)
+        found: NDArray[np.float32] | tuple[float, float] = (0.0, 1.0)  # (0, missing) where nothing was sent
         if source is not None:
             found = compare_floats(floats[:, NEWEST], *source.numbers(), request_of_candidate)
         floats[:, place : place + FLOATS_A_COMPARISON] = found

@@ -14,7 +14,17 @@ from depthrank.errors import ArtifactError, SpecError
 from depthrank.features.feature_plan import Learned, Origin, Planned, Side
 from depthrank.features.numeric_scale import NumericScale, ScaleStats
 from depthrank.features.vocabulary import Vocabulary
-from depthrank.schema import Categorical, Counter, HistoryCount, HistoryMatch, MultiHot, Numeric, Position, Spec
+from depthrank.schema import (
+    Categorical,
+    Counter,
+    HistoryAlong,
+    HistoryCount,
+    HistoryMatch,
+    MultiHot,
+    Numeric,
+    Position,
+    Spec,
+)
 
 _FORMAT = 1
 
@@ -88,14 +98,15 @@ def _learned(
                 raise ArtifactError(f"{path}: the statistics of {name!r} are missing or altered")
             learned[name] = NumericScale(stats)
         else:
-            kinds = (Counter, HistoryCount, HistoryMatch, Position)
+            kinds = (Counter, HistoryAlong, HistoryCount, HistoryMatch, Position)
             assert isinstance(feature, kinds) or feature.source, "learns nothing"
     return learned
 
 
 def _read_vocabularies(path: Path) -> dict[str, list[tuple[str, int]]]:
     try:
-        table = pq.read_table(path, columns=["feature", "value", "count"], memory_map=True)
+        with pq.ParquetFile(path, memory_map=True) as file:  # pq.read_table would import pandas, a tenth of the start
+            table = file.read(columns=["feature", "value", "count"])
         features, values, counts = (table.column(name).to_pylist() for name in ("feature", "value", "count"))
     except (OSError, pa.ArrowException, KeyError, UnicodeDecodeError) as error:
         raise ArtifactError(f"{path} cannot be read: {error}") from None

@@ -27,6 +27,7 @@ from depthrank.schema import (
     Categorical,
     Counter,
     Feature,
+    HistoryAlong,
     HistoryCount,
     HistoryMatch,
     MultiHot,
@@ -86,7 +87,7 @@ def _parts(name: str, feature: Feature, items: Catalogue | None, users: Catalogu
     if isinstance(feature, HistoryCount):
         yield Planned(name, feature, "request", "history", None)
         return
-    if isinstance(feature, HistoryMatch):
+    if isinstance(feature, (HistoryMatch, HistoryAlong)):
         _, _, column = _place(feature.of if "." in feature.of else "item.id", items, users)
         yield Planned(name, feature, "candidate", "match", column)
         return
@@ -171,7 +172,7 @@ def stored_problems(part: Planned, catalogue: Catalogue | None) -> Iterator[Fiel
 
 def _unfit(feature: Feature, column: Column) -> str:
     """What the feature expects, where the column is not it."""
-    if isinstance(feature, HistoryMatch) and not isinstance(column, (NumberColumn, TextColumn)):
+    if isinstance(feature, (HistoryMatch, HistoryAlong)) and not isinstance(column, (NumberColumn, TextColumn)):
         return "one text or number a row"
     if isinstance(feature, Categorical) and not isinstance(column, (NumberColumn, TextColumn)):
         return "one text or number a row (for lists: kind: multi_hot)"

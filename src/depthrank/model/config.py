@@ -21,7 +21,7 @@ from depthrank.tables import ROW_FORMATS, RowFormat, TableSlot
 _ADDED_TO_SLOTS = {"own_rows": None, "pool": (0, 0), "has_directory": False}
 _ADDED_TO_SIDES = {"row_format": "fp32"}
 _ADDED_TO_LEVELS = {"cross_layers": 0, "cross_rank": 16, "corrects": True}
-_ADDED = {"recency": True}
+_ADDED = {"recency": True, "transitions": None}
 
 
 def _without_defaults(plain: dict[str, Any], added: dict[str, Any]) -> dict[str, Any]:
@@ -85,6 +85,16 @@ class LevelConfig:
 
 
 @dataclass(frozen=True)
+class TransitionConfig:
+    """Counts from item to item: the item id's column among the encoded item columns, its codes, and the neighbours
+    that an item keeps."""
+
+    column: int
+    num_items: int
+    neighbours: int
+
+
+@dataclass(frozen=True)
 class ForeignConfig:
     """A level that is somebody else's module: what it reads, what its outputs are, and its FLOPs once shared."""
 
@@ -125,6 +135,7 @@ class ModelConfig:
     time_gaps: bool = True
     recency: bool = True
     foreign: tuple[ForeignConfig, ...] = ()
+    transitions: TransitionConfig | None = None
 
     @property
     def num_levels(self) -> int:
@@ -142,6 +153,11 @@ class ModelConfig:
     def foreign_at(self, level: int) -> ForeignConfig | None:
         """The foreign module that is this level, if any; its LevelConfig is a place in the order only."""
         return next((f for f in self.foreign if f.level == level), None)
+
+    @property
+    def keeps_item_columns(self) -> bool:
+        """Whether levels read encoded item columns beside the tokens made of them."""
+        return bool(self.foreign) or self.transitions is not None
 
     @property
     def has_crosses(self) -> bool:
@@ -192,6 +208,7 @@ class ModelConfig:
                 "candidate": SideConfig.from_plain(plain["candidate"]),
                 "levels": tuple(level(v) for v in plain["levels"]),
                 "foreign": tuple(foreign(v) for v in plain.get("foreign", ())),
+                "transitions": None if plain.get("transitions") is None else TransitionConfig(**plain["transitions"]),
             }
         )
 
@@ -279,7 +296,16 @@ def derive_model_config(
         reads = tuple(range(settings.expert_layers))
         config = replace(config, levels=(replace(config.levels[-1], reads=reads),))
     levels = tuple(_with_settings(level, settings) for level in config.levels[: settings.levels])
-    return _with_foreign(replace(config, levels=levels), foreign)
+    return _with_foreign(replace(config, levels=levels, transitions=_transitions(spec, config.item)), foreign)
+
+
+def _transitions(spec: Spec, item: SideConfig) -> TransitionConfig | None:
+    """Counts over the codes of the item's own id, where the spec asks for them (it was checked to have one)."""
+    neighbours, feature = spec.model.transitions, spec.item_id_feature
+    if not neighbours or feature is None:
+        return None
+    slot = next(slot for slot in item.slots if slot.feature == feature)
+    return TransitionConfig(slot.start, slot.num_rows, neighbours)
 
 
 def _with_settings(level: LevelConfig, settings: ModelSettings) -> LevelConfig:

@@ -9,7 +9,7 @@ Legend: R requests, N candidates, S sequences, L history length, P = L + 1, D wi
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, cast
 
 import torch
@@ -23,6 +23,7 @@ from depthrank.model.foreign_level import ForeignLevel, ForeignRequests
 from depthrank.model.inputs import CandidateInputs, CandidateLayout, ItemSide, RequestInputs, RoutedRequests
 from depthrank.model.router import Router, UserVector
 from depthrank.model.sparse_experts import SparseExperts
+from depthrank.model.transitions import Transitions, recent_codes
 from depthrank.model.user_encoder import UserEncoder, UserState
 
 
@@ -33,6 +34,7 @@ class RequestState:
     view: RequestView
     user: UserVector | None  # None where the router is foreign
     foreign: ForeignRequests | None = None  # what foreign levels read
+    recent_RJ: Tensor | None = None  # codes of the last items, where levels read transitions
 
     @property
     def num_requests(self) -> int:
@@ -43,7 +45,8 @@ class RequestState:
         """The state of some of the requests."""
         user = None if self.user is None else UserVector(self.user.vector_RKD[index_R], self.user.bias_RK[index_R])
         foreign = None if self.foreign is None else self.foreign.select(index_R)
-        return RequestState(self.view.select(index_R), user, foreign)
+        recent_RJ = None if self.recent_RJ is None else self.recent_RJ[index_R]
+        return RequestState(self.view.select(index_R), user, foreign, recent_RJ)
 
 
 class ElasticRanker(nn.Module):
@@ -76,6 +79,7 @@ class ElasticRanker(nn.Module):
         self.encoder = UserEncoder(config)
         self.summary_norm = norm(width)
         self.router: Router | ForeignLevel = _level_zero(config)
+        self.transitions = None if config.transitions is None else Transitions(config.transitions)
         self.candidate_start = nn.Linear((config.item_tokens + config.candidate_tokens) * width, width, bias=False)
         crossed = self.request_features.num_inputs, config.item_tokens * width + self.candidate_features.num_inputs
         self.experts = nn.ModuleList(_deeper_level(config, level, crossed) for level in range(1, config.num_levels))
@@ -95,7 +99,7 @@ class ElasticRanker(nn.Module):
         tokens_UTD = self.item_features(ids_UI, floats_UF)
         flat_UX = tokens_UTD.flatten(1)
         vector_UD, bias_UK = self.item_vector(flat_UX) + self.item_mlp(flat_UX), self.item_bias(flat_UX)
-        raw = (ids_UI, floats_UF) if self.config.foreign else ()
+        raw = (ids_UI, floats_UF) if self.config.keeps_item_columns else ()
         return ItemSide(tokens_UTD, vector_UD, bias_UK, *raw)
 
     def encode_history(self, request: RequestInputs, items: ItemSide, depth: int) -> UserState:
@@ -121,7 +125,16 @@ class ElasticRanker(nn.Module):
         with_user_RTD = torch.cat((tokens_RTD, summary_RD.unsqueeze(1)), dim=1)
         crossed = inputs_RU if self.config.has_crosses else None
         view = RequestView(state, sequence_R, age_RP, visible_RP, length_R, with_user_RTD, crossed)
-        return RequestState(view, user, ForeignRequests(request, items) if self.config.foreign else None)
+        foreign = ForeignRequests(request, items) if self.config.foreign else None
+        return RequestState(view, user, foreign, self._recent(request, items))
+
+    def _recent(self, request: RequestInputs, items: ItemSide) -> Tensor | None:
+        """Codes of each request's last items [R, J], where levels read transitions."""
+        if self.transitions is None:
+            return None
+        assert items.ids_UI is not None, "transitions keep the item columns"
+        length_R, rows_SL = request.length_R.to(torch.int64), request.history_rows_SL.to(torch.int64)
+        return recent_codes(self.transitions.codes(items.ids_UI), rows_SL, length_R, request.sequence_of_request_R)
 
     def user_vectors(self, state: UserState, requests: RoutedRequests) -> UserVector:
         """The router's side of many requests of encoded histories, and nothing that deeper levels need."""
@@ -149,7 +162,12 @@ class ElasticRanker(nn.Module):
         tokens_NTD = torch.cat((item_NTD, own_NTD), dim=1)
         source = (items, candidates) if self.config.foreign else None
         crossed = torch.cat((item_NTD.flatten(1), inputs_NX), dim=1) if self.config.has_crosses else None
-        return CandidateState(tokens_NTD, self.candidate_start(tokens_NTD.flatten(1)), source, crossed)
+        begun = CandidateState(tokens_NTD, self.candidate_start(tokens_NTD.flatten(1)), source, crossed)
+        if self.transitions is not None:
+            assert items.ids_UI is not None, "transitions keep the item columns"
+            begun.code_N = items.of_candidates(self.transitions.codes(items.ids_UI), candidates.rows_N)
+            begun.counted_N = candidates.counted_N
+        return begun
 
     def refine(
         self,
@@ -173,6 +191,10 @@ class ElasticRanker(nn.Module):
         num_reads = expert.reads_of_step() if num_reads is None else num_reads
         self.encoder.deepen_(request.view.state, expert.depth_of(num_reads))
         layout = layout or CandidateLayout(request_of_candidate_N, request.num_requests)
+        if self.transitions is not None and candidates.signals_NF is None:
+            assert request.recent_RJ is not None and candidates.code_N is not None
+            known = (request.recent_RJ, candidates.code_N, request_of_candidate_N, candidates.counted_N)
+            candidates = replace(candidates, signals_NF=self.transitions(*known))
         return expert(candidates, request.view, layout, request_of_candidate_N, logits_before_NK, num_reads)  # type: ignore[no-any-return]
 
     def encoder_depth(self, level: int) -> int:

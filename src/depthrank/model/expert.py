@@ -19,6 +19,7 @@ from depthrank.model.config import ModelConfig
 from depthrank.model.cross import CrossNetwork
 from depthrank.model.inputs import CandidateInputs, CandidateLayout, ItemSide
 from depthrank.model.target_attention import TargetAttention
+from depthrank.model.transitions import TransitionTerm
 from depthrank.model.user_encoder import UserState
 from depthrank.model.wukong import WukongInteraction
 
@@ -28,19 +29,24 @@ class CandidateState:
     """What levels hand on: the candidates' tokens [N, T, D] and their running state [N, D].
 
     ``source``: item rows and candidate columns, where a foreign level reads them. ``inputs_NC``: what a cross network
-    reads of the candidates; None where no level has one.
+    reads of the candidates; None where no level has one. ``code_N``, ``counted_N``: what transitions are asked
+    with, and ``signals_NF`` what they said, from the first level on; None where the model has none.
     """
 
     tokens_NTD: Tensor
     x_ND: Tensor
     source: tuple[ItemSide, CandidateInputs] | None = None
     inputs_NC: Tensor | None = None
+    code_N: Tensor | None = None
+    counted_N: Tensor | None = None
+    signals_NF: Tensor | None = None
 
     def select(self, index: Tensor) -> CandidateState:
         """The states of a sorted ``index``: survivors, gathered once."""
         source = None if self.source is None else (self.source[0], self.source[1].select(index))
-        inputs_NC = None if self.inputs_NC is None else self.inputs_NC[index]
-        return CandidateState(self.tokens_NTD[index], self.x_ND[index], source, inputs_NC)
+        optional = (self.inputs_NC, self.code_N, self.counted_N, self.signals_NF)
+        chosen = (None if part is None else part[index] for part in optional)
+        return CandidateState(self.tokens_NTD[index], self.x_ND[index], source, *chosen)
 
     @classmethod
     def joined(cls, states: Sequence[CandidateState]) -> CandidateState:
@@ -49,12 +55,13 @@ class CandidateState:
             return states[0]
         sources = [s.source for s in states if s.source is not None]
         source = (sources[0][0], CandidateInputs.joined([c for _, c in sources])) if sources else None
-        inputs = [s.inputs_NC for s in states if s.inputs_NC is not None]
+        optional = ("inputs_NC", "code_N", "counted_N", "signals_NF")
+        found = [[part for s in states if (part := getattr(s, name)) is not None] for name in optional]
         return cls(
             torch.cat([s.tokens_NTD for s in states]),
             torch.cat([s.x_ND for s in states]),
             source,
-            torch.cat(inputs) if inputs else None,
+            *(torch.cat(parts) if parts else None for parts in found),
         )
 
 
@@ -120,6 +127,7 @@ class Expert(nn.Module):
         self.cross: CrossNetwork | None = None
         if level.cross_layers:
             self.cross = CrossNetwork(*cross_inputs, level.cross_rank, level.cross_layers, len(config.tasks))
+        self.transitions = None if config.transitions is None else TransitionTerm(width, len(config.tasks))
         self.head_norm = norm(width)
         self.head_mlp = SwiGLU(width, 2 * width, width)
         self.head = nn.Linear(width, len(config.tasks), bias=False)
@@ -158,6 +166,11 @@ class Expert(nn.Module):
         if layout.num_candidates == 0:
             return logits_before_NK, candidates
         x_ND = candidates.x_ND if self.enter is None else self.enter(candidates.x_ND)
+        added_NK = None
+        if self.transitions is not None:
+            assert candidates.signals_NF is not None
+            added_ND, added_NK = self.transitions(candidates.signals_NF)
+            x_ND = x_ND + added_ND
         x_RCD = layout.pad(x_ND)
         for layer, attention in list(zip(self.reads, self.attention, strict=True))[:num_reads]:
             keys, values = view.keys_values(layer)
@@ -166,6 +179,7 @@ class Expert(nn.Module):
         pooled_ND = self._interact(x_ND, candidates, view, request_of_candidate_N)
         pooled_ND = pooled_ND + self.dropout(self.head_mlp(self.head_norm(pooled_ND)))
         correction_NK = self.head(self.head_norm(pooled_ND))
+        correction_NK = correction_NK if added_NK is None else correction_NK + added_NK
         if self.cross is not None:
             assert candidates.inputs_NC is not None and view.inputs_RU is not None
             correction_NK = correction_NK + self.cross(candidates.inputs_NC, view.inputs_RU, request_of_candidate_N)

@@ -77,7 +77,7 @@ def _made_up(config: ModelConfig, n: int) -> tuple[RequestInputs, ItemSide, Cand
         torch.zeros(rows, config.item_tokens, width),
         torch.zeros(rows, width),
         torch.zeros(rows, len(config.tasks)),
-        *(_columns(config.item, rows) if config.foreign else ()),
+        *(_columns(config.item, rows) if config.keeps_item_columns else ()),
     )
     index = torch.zeros(n, dtype=torch.int64)
     return request, items, CandidateInputs(index, *_columns(config.candidate, n), index)

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -21,7 +21,9 @@ from depthrank.errors import SpecError
 from depthrank.model.config import ForeignConfig
 from depthrank.model.foreign_inputs import candidate_values, request_values
 from depthrank.model.inputs import CandidateInputs, ItemSide, RequestInputs
-from depthrank.sharing import Shared
+
+if TYPE_CHECKING:
+    from depthrank.sharing import Shared  # a slow import, which only models with foreign levels need
 
 MOST_LOGIT = 30.0
 

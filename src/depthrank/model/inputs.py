@@ -17,7 +17,7 @@ from torch import Tensor
 class ItemSide:
     """What depends on the item alone, for U rows: precomputed once per model generation when serving.
 
-    The encoded columns themselves are kept only where a foreign level reads them. ``in_order``: row n is candidate n's,
+    The encoded columns themselves are kept only where a level reads them. ``in_order``: row n is candidate n's,
     whatever ``rows_N`` of the candidates says, so nothing is gathered again.
     """
 
@@ -89,18 +89,22 @@ class RoutedRequests:
 
 @dataclass
 class CandidateInputs:
-    """Candidate-side columns of N candidates; ``rows_N`` index the ItemSide, ``request_of_candidate_N`` is sorted."""
+    """Candidate-side columns of N candidates; ``rows_N`` index the ItemSide, ``request_of_candidate_N`` is sorted.
+
+    ``counted_N`` (training): candidates that their request chose, so that transition counts hold that very choice.
+    """
 
     rows_N: Tensor
     ids_NI: Tensor
     floats_NF: Tensor
     request_of_candidate_N: Tensor
+    counted_N: Tensor | None = None
 
     def select(self, index: Tensor) -> CandidateInputs:
         """The candidates of a sorted ``index``: survivors, gathered once."""
-        return CandidateInputs(
-            self.rows_N[index], self.ids_NI[index], self.floats_NF[index], self.request_of_candidate_N[index]
-        )
+        counted_N = None if self.counted_N is None else self.counted_N[index]
+        columns = self.rows_N[index], self.ids_NI[index], self.floats_NF[index], self.request_of_candidate_N[index]
+        return CandidateInputs(*columns, counted_N)
 
     @classmethod
     def joined(cls, parts: Sequence[CandidateInputs]) -> CandidateInputs:

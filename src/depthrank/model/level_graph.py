@@ -61,4 +61,6 @@ def exportable(expert: nn.Module) -> str:
         return "its sparse experts choose by candidate"
     if getattr(expert, "cross", None) is not None:
         return "its cross network reads inputs that are no tokens"
+    if getattr(expert, "transitions", None) is not None:
+        return "it reads counts of transitions, which are no tokens"
     return ""

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from depthrank.routing.choose import Decision, DecisionInputs
-from depthrank.routing.cost_model import USER, CostModel, CostRates, Line
+from depthrank.routing.cost_model import CostModel
+from depthrank.routing.cost_rates import USER, CostRates, Line
 from depthrank.routing.depth_value import DepthValue
 from depthrank.routing.ladder import PlanLadder, Rung
 from depthrank.routing.plan import LevelCost, Plan, fixed_plan, plan_within_budget

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from depthrank.errors import FieldProblem, RequestError
-from depthrank.routing.cost_model import CostRates
+from depthrank.routing.cost_rates import CostRates
 from depthrank.routing.depth_value import DepthValue
 from depthrank.routing.ladder import PlanLadder
 from depthrank.routing.plain import fields_of
@@ -115,9 +115,15 @@ def options_of(inputs: DecisionInputs, ladder: PlanLadder, value: DepthValue, ra
     n, top = inputs.num_candidates, inputs.top
     caps_JD = ladder.caps(n, top)
     caps_JL = np.concatenate((np.full((len(caps_JD), 1), float(n)), caps_JD), axis=1)
-    cost_J = rates.plans_ms(caps_JL, inputs.history_length, warm=inputs.warm)
+    cost_J = _costs(rates, caps_JL, inputs)
     share_J = value.shares_of(inputs.signals, caps_JD, n, top)
     return Options(caps_JL, cost_J, share_J, value.stake_of(inputs.signals), float(cost_J[-1]))
+
+
+def _costs(rates: CostRates, caps_JL: Floats, inputs: DecisionInputs) -> Floats:
+    """What plans cost this request; one with a deadline runs in smaller calls."""
+    deadline = inputs.time_left_ms is not None
+    return rates.plans_ms(caps_JL, inputs.history_length, warm=inputs.warm, deadline=deadline)
 
 
 def choose(inputs: DecisionInputs, options: Options, price: float, confidence: float | None) -> Decision:
@@ -185,7 +191,7 @@ def _filled(inputs: DecisionInputs, options: Options, decision: Decision, full_g
     least = float(min(inputs.top, inputs.num_candidates))
     caps_SL[(caps_SL > 0) & (caps_SL < least)] = least
     rates = cast(CostRates, inputs.rates)
-    cost_S = rates.plans_ms(caps_SL, inputs.history_length, warm=inputs.warm)
+    cost_S = _costs(rates, caps_SL, inputs)
     ok_S = (caps_SL > low_L).any(axis=1)
     if inputs.budget is not None:
         ok_S &= cost_S <= inputs.budget * options.full_ms * (1 + 1e-12)

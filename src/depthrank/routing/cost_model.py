@@ -1,10 +1,14 @@
 """What a plan costs in thread-milliseconds, predicted from what levels took before.
 
-A level's time is close to ``a + b * candidates + c * history``: a fixed part, a product per candidate, attention to the
-user's history. The user side has a model of its own, and so has every level with a cold user state (where it must
-compute encoder layers first) and with a warm one. Coefficients follow the machine by recursive least squares with
-forgetting (Ljung, System Identification, 1999, ch. 11). Errors are relative, since a bound of 20 % is relative too, and
-an observation that took much too long counts for less: a thread that was preempted says nothing about the level.
+A call of a level takes close to ``a + b * candidates + c * history``: a fixed part, a product per candidate, attention
+to the user's history. A level that runs in several chunks is called as often, and pays the fixed part each time. The
+user side has a line of its own (over the tokens it encodes), and so has every level with a cold user state (where its
+first call computes encoder layers) and with a warm one.
+
+Coefficients follow the machine by recursive least squares with forgetting (Ljung, System Identification, 1999, ch. 11).
+Errors are relative, since a bound of 20 % is relative too, and an observation that took much too long counts for less:
+a thread that was preempted says nothing about the level. What slows all parts alike, such as a neighbour on the
+machine, is one factor that follows whole requests, so it is seen within tens of them, by parts that did not run too.
 
 Pure: no clock is read here; who measures, observes.
 """
@@ -12,134 +16,88 @@ Pure: no clock is read here; who measures, observes.
 from __future__ import annotations
 
 import math
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from depthrank.errors import ArtifactError
-from depthrank.routing.plain import fields_of, finite_number, finite_numbers, whole_number
-
-USER = -1
-"""The "level" of the user side."""
+from depthrank.routing.cost_rates import SMALLEST_MS, USER, CostRates, Line, triple
+from depthrank.routing.plain import fields_of, finite_number, finite_numbers, listed, whole_number
 
 FORGETTING = 0.995
 OUTLIER = 0.5  # a time that is longer by more than this is trusted the less
 ERRORS_KEPT = 512
 FREE_OBSERVATIONS = 8  # until then an outlier is not told from a wrong belief
+PRIOR_OBSERVATIONS = 10  # what was measured elsewhere counts for so many
 MOST_VARIANCE = 100.0  # times that of the beginning: where nothing varies, forgetting must not wind up
-SCALE = np.array([1.0, 1e-2, 1e-2])  # candidates and history in hundreds: regressors of like size
-SMALLEST_MS = 1e-4
+SCALE = (1.0, 1e-2, 1e-2)  # candidates and history in hundreds: regressors of like size
 FLOPS_PER_MS = 2e7  # 20 GFLOP/s a thread: where nothing was observed
+FOLLOWED = 1 / 12  # of a request's error goes into the factor of the machine
+MOST_FOLLOWED = 0.7  # log of the largest error that one request may show
 
-Floats = NDArray[np.float64]
-
-
-@dataclass(frozen=True)
-class Line:
-    """Milliseconds of one part: fixed, for each candidate, for each event of the history."""
-
-    fixed: float
-    candidate: float
-    history: float
-
-    def ms(self, candidates: float, history: float) -> float:
-        """The predicted time, never negative."""
-        return max(0.0, self.fixed + self.candidate * candidates + self.history * history)
-
-
-@dataclass(frozen=True)
-class CostRates:
-    """A snapshot of the coefficients, which a decision is made from and logged with: ``[user, level 0, ...]``."""
-
-    cold: tuple[Line, ...]
-    warm: tuple[Line, ...]
-
-    @property
-    def num_levels(self) -> int:
-        """Levels, the router included."""
-        return len(self.cold) - 1
-
-    def level_ms(self, level: int, candidates: float, history: float, *, warm: bool = False) -> float:
-        """One level (``USER``: the user side); a level without candidates is not run and costs nothing."""
-        if level != USER and candidates <= 0:
-            return 0.0
-        return (self.warm if warm else self.cold)[level + 1].ms(candidates, history)
-
-    def plan_ms(self, caps: Sequence[float], history: float, *, warm: bool = False) -> float:
-        """A whole request: the user side and every level of ``caps``, candidates by level, router first."""
-        levels = (self.level_ms(level, width, history, warm=warm) for level, width in enumerate(caps))
-        return self.level_ms(USER, caps[0], history, warm=warm) + sum(levels)
-
-    def plans_ms(self, caps_JL: NDArray[np.number], history: float, *, warm: bool = False) -> Floats:
-        """``plan_ms`` of J plans at once, float64 [J]."""
-        lines = np.array([(line.fixed, line.candidate, line.history) for line in (self.warm if warm else self.cold)])
-        at_once = lines[:, 0] + lines[:, 2] * history
-        levels_JL = np.maximum(at_once[1:] + lines[1:, 1] * caps_JL, 0.0) * (caps_JL > 0)
-        user = np.maximum(at_once[0] + lines[0, 1] * caps_JL[:, 0], 0.0)
-        return np.asarray(user + levels_JL.sum(axis=1), dtype=np.float64)
-
-    def to_plain(self) -> dict[str, Any]:
-        """For JSON."""
-        return {name: [_triple(line) for line in getattr(self, name)] for name in ("cold", "warm")}
-
-    @classmethod
-    def from_plain(cls, plain: object) -> CostRates:
-        """Inverse of ``to_plain``; raises ArtifactError for anything else."""
-        fields = fields_of(plain, ("cold", "warm"), "cost rates")
-        cold, warm = (tuple(_line(v) for v in _listed(fields[name])) for name in ("cold", "warm"))
-        if len(cold) != len(warm) or len(cold) < 2:
-            raise ArtifactError(
-                f"cost rates of {len(cold) - 1} cold and {len(warm) - 1} warm levels: expected the same"
-            )
-        return cls(cold, warm)
+Vector = list[float]
+SIDES = range(3)
 
 
 @dataclass
 class _Part:
-    """Recursive least squares of one part."""
+    """Recursive least squares of one part, on three numbers: plain floats are faster than arrays here."""
 
-    weight_3: Floats
-    covariance_33: Floats = field(default_factory=lambda: np.eye(3))
+    weight: Vector
+    covariance: list[Vector] = field(default_factory=lambda: _diagonal([1.0, 1.0, 1.0]))
     observed: int = 0
     most_variance: float = 3.0
-    errors: list[float] = field(default_factory=list)
+    errors: deque[float] = field(default_factory=lambda: deque(maxlen=ERRORS_KEPT))
 
-    def predict(self, candidates: float, history: float) -> float:
-        return max(SMALLEST_MS, float(self.weight_3 @ (SCALE * (1.0, candidates, history))))
+    def predict(self, x: Vector) -> float:
+        return max(SMALLEST_MS, _dot(self.weight, x))
 
     def observe(self, candidates: float, history: float, ms: float) -> None:
         """One measurement, weighted by its time: by the predicted one where that is smaller."""
+        x = [SCALE[0], candidates * SCALE[1], history * SCALE[2]]
         if not self.observed:
-            self._begin(candidates, history, ms)
-        expected = self.predict(candidates, history)
+            self._begin(x, ms)
+        expected = self.predict(x)
         if self.observed:
-            self.errors = [*self.errors[-ERRORS_KEPT + 1 :], abs(expected - ms) / max(ms, SMALLEST_MS)]
+            self.errors.append(abs(expected - ms) / max(ms, SMALLEST_MS))
         scale = max(min(expected, ms), SMALLEST_MS)
-        x_3, error = SCALE * (1.0, candidates, history) / scale, (ms - expected) / scale
+        x, error = [v / scale for v in x], (ms - expected) / scale
         trust = 1.0 if self.observed <= FREE_OBSERVATIONS else min(1.0, OUTLIER / max(error, 1e-12))
-        gain_3 = self.covariance_33 @ x_3
-        gain_3 = gain_3 / (FORGETTING / trust + float(x_3 @ gain_3))
-        self.weight_3 = self.weight_3 + gain_3 * error
-        covariance = (self.covariance_33 - np.outer(gain_3, x_3 @ self.covariance_33)) / FORGETTING
-        covariance = 0.5 * (covariance + covariance.T)
-        self.covariance_33 = covariance * min(1.0, self.most_variance / max(float(np.trace(covariance)), 1e-300))
+        seen = [_dot(row, x) for row in self.covariance]
+        gain = [v / (FORGETTING / trust + _dot(x, seen)) for v in seen]
+        self.weight = [w + g * error for w, g in zip(self.weight, gain, strict=True)]
+        rows = [[(self.covariance[i][j] - gain[i] * seen[j]) / FORGETTING for j in SIDES] for i in SIDES]
+        shrink = min(1.0, self.most_variance / max(sum(rows[i][i] for i in SIDES), 1e-300))
+        self.covariance = [[0.5 * shrink * (rows[i][j] + rows[j][i]) for j in SIDES] for i in SIDES]
         self.observed += 1
 
-    def _begin(self, candidates: float, history: float, ms: float) -> None:
+    def _begin(self, x: Vector, ms: float) -> None:
         """The first measurement scales the belief, as far as it tells anything (one of an empty history says nothing of
         what an event takes); each regressor alone might explain all of it, or be all wrong."""
-        told_3 = np.array([1.0, candidates, history]) > 0
-        self.weight_3 = np.where(told_3, self.weight_3 * (ms / self.predict(candidates, history)), self.weight_3)
-        spread_3 = np.maximum(ms / np.maximum(SCALE * (1.0, candidates, history), 1.0), np.abs(self.weight_3))
-        self.covariance_33 = np.diag(spread_3**2)
-        self.most_variance = MOST_VARIANCE * float((spread_3**2).sum())
+        ratio = ms / self.predict(x)
+        self.weight = [w * ratio if v > 0 else w for w, v in zip(self.weight, x, strict=True)]
+        spread = [max(ms / max(v, 1.0), abs(w)) for w, v in zip(self.weight, x, strict=True)]
+        self.covariance = _diagonal([s * s for s in spread])
+        self.most_variance = MOST_VARIANCE * sum(s * s for s in spread)
 
-    def line(self) -> Line:
-        fixed, candidate, history = (self.weight_3 * SCALE).tolist()
-        return Line(fixed, candidate, history)
+    def times(self, factor: float) -> _Part:
+        """The same part on a machine that is slower by a factor."""
+        square = factor * factor
+        covariance = [[v * square for v in row] for row in self.covariance]
+        weight = [w * factor for w in self.weight]
+        return _Part(weight, covariance, self.observed, self.most_variance * square, self.errors)
+
+    def reopened(self) -> _Part:
+        """The same belief, held only as firmly as after a few observations, and open to be all wrong."""
+        looser = max(1.0, min(self.observed, 1 / (1 - FORGETTING)) / PRIOR_OBSERVATIONS)
+        covariance = [[v * looser for v in row] for row in self.covariance]
+        return _Part(list(self.weight), covariance, min(self.observed, 1), self.most_variance)
+
+    def line(self, factor: float) -> Line:
+        return Line(*(w * s * factor for w, s in zip(self.weight, SCALE, strict=True)))
 
 
 class CostModel:
@@ -148,8 +106,9 @@ class CostModel:
     def __init__(self, rates: CostRates) -> None:
         """``rates``: what to believe until something is observed."""
         self.num_levels = rates.num_levels
+        self._log_factor = 0.0
         self._parts = {
-            (level, warm): _Part(np.array(_triple(lines[level + 1])) / SCALE)
+            (level, warm): _Part([v / s for v, s in zip(triple(lines[level + 1]), SCALE, strict=True)])
             for warm, lines in ((False, rates.cold), (True, rates.warm))
             for level in range(USER, self.num_levels)
         }
@@ -166,11 +125,28 @@ class CostModel:
         lines += [Line(0.05 + r / FLOPS_PER_MS, c / FLOPS_PER_MS, 0.0) for r, c in levels[1:]]
         return cls(CostRates(tuple(lines), (Line(0.02, 0.0, 0.0), *lines[1:])))
 
-    def observe(self, level: int, candidates: int, history: int, ms: float, *, warm: bool = False) -> None:
-        """``level`` (or ``USER``) took ``ms`` thread-milliseconds. A time that is no positive number is left out: a
-        clock that jumped says nothing about the level."""
+    def reopened(self) -> CostModel:
+        """For a machine that it has not served on: what was measured elsewhere is a first guess."""
+        model = CostModel(self.rates())
+        model._parts = {key: part.times(self._factor).reopened() for key, part in self._parts.items()}
+        return model
+
+    def observe(self, level: int, candidates: float, history: int, ms: float, *, warm: bool = False) -> None:
+        """One call of ``level`` (or ``USER``) took ``ms`` thread-milliseconds. A time that is no positive number is
+        left out: a clock that jumped says nothing about the level."""
         if math.isfinite(ms) and ms > 0:
-            self._parts[level, warm].observe(float(candidates), float(history), ms)
+            self._parts[level, warm].observe(float(candidates), float(history), ms / self._factor)
+
+    def follow(self, predicted_ms: float, actual_ms: float) -> None:
+        """A whole request took ``actual_ms`` where ``predicted_ms`` was said: the machine may have become slower, or
+        faster, as a whole."""
+        if math.isfinite(actual_ms) and min(actual_ms, predicted_ms) > 0:
+            error = math.log(actual_ms / predicted_ms)
+            self._log_factor += FOLLOWED * min(MOST_FOLLOWED, max(-MOST_FOLLOWED, error))
+
+    @property
+    def _factor(self) -> float:
+        return math.exp(self._log_factor)
 
     def predict_ms(self, level: int, candidates: int, history: int, *, warm: bool = False) -> float:
         """What a level (or ``USER``) will take."""
@@ -187,7 +163,8 @@ class CostModel:
 
     def _line(self, level: int, warm: bool) -> Line:
         own, other = self._parts[level, warm], self._parts[level, not warm]
-        return other.line() if level != USER and not own.observed and other.observed else own.line()
+        part = other if level != USER and not own.observed and other.observed else own
+        return part.line(self._factor)
 
     def num_observed(self, level: int, *, warm: bool = False) -> int:
         """Observations of a part so far."""
@@ -201,17 +178,18 @@ class CostModel:
 
     def to_plain(self) -> dict[str, Any]:
         """Everything but the errors, for JSON."""
+        parts = {key: part.times(self._factor) for key, part in self._parts.items()}
         return {
             "parts": [
                 {
                     "level": level,
                     "warm": warm,
-                    "weight": part.weight_3.tolist(),
-                    "covariance": part.covariance_33.ravel().tolist(),
+                    "weight": part.weight,
+                    "covariance": [v for row in part.covariance for v in row],
                     "observed": part.observed,
                     "most_variance": part.most_variance,
                 }
-                for (level, warm), part in self._parts.items()
+                for (level, warm), part in parts.items()
             ]
         }
 
@@ -219,15 +197,15 @@ class CostModel:
     def from_plain(cls, plain: object) -> CostModel:
         """Inverse of ``to_plain``; raises ArtifactError for anything else."""
         parts: dict[tuple[int, bool], _Part] = {}
-        for entry in _listed(fields_of(plain, ("parts",), "cost model")["parts"]):
+        for entry in listed(fields_of(plain, ("parts",), "cost model")["parts"]):
             f = fields_of(
                 entry, ("level", "warm", "weight", "covariance", "observed", "most_variance"), "cost model part"
             )
             level = whole_number(f["level"], "level of a cost model part", USER, 1_000)
             covariance_33 = finite_numbers(f["covariance"], "covariance of a cost model part", 9).reshape(3, 3)
             parts[level, bool(f["warm"])] = _Part(
-                finite_numbers(f["weight"], "weight of a cost model part", 3),
-                covariance_33,
+                finite_numbers(f["weight"], "weight of a cost model part", 3).tolist(),
+                covariance_33.tolist(),
                 whole_number(f["observed"], "observations of a cost model part", 0, 1 << 53),
                 finite_number(f["most_variance"], "variance of a cost model part", 0.0),
             )
@@ -240,17 +218,9 @@ class CostModel:
         return model
 
 
-def _triple(line: Line) -> list[float]:
-    return [line.fixed, line.candidate, line.history]
+def _dot(a: Vector, b: Vector) -> float:
+    return a[0] * b[0] + a[1] * b[1] + a[2] * b[2]
 
 
-def _line(value: object) -> Line:
-    return Line(
-        *(finite_number(v, "a cost coefficient") for v in finite_numbers(value, "cost coefficients", 3).tolist())
-    )
-
-
-def _listed(value: object) -> list[object]:
-    if not isinstance(value, list):
-        raise ArtifactError(f"the adaptive part holds {type(value).__name__} where a list is expected")
-    return value
+def _diagonal(values: Vector) -> list[Vector]:
+    return [[values[i] if i == j else 0.0 for j in SIDES] for i in SIDES]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 import numpy as np
 
-from depthrank.routing.cost_model import USER, CostRates
+from depthrank.routing.cost_rates import USER, CostRates
 from depthrank.routing.policy import AdaptivePolicy
 
 
@@ -49,3 +49,11 @@ class Economy(msgspec.Struct, frozen=True):
         assert self.prices, "a policy was fitted"
         known, cost = np.array(self.prices).T
         return float(np.interp(np.log(max(price, 1e-300)), np.log(known), cost))
+
+    def price_at(self, cost: float) -> float:
+        """The lowest price whose choices cost ``cost`` of full depth on average at most, the highest one where none
+        does: the inverse of ``cost_at``."""
+        assert self.prices, "a policy was fitted"
+        known, costs = np.array(self.prices).T
+        least = np.minimum.accumulate(costs)[::-1]  # in replay a dearer price may have cost a little more by chance
+        return float(np.exp(np.interp(cost, least, np.log(known)[::-1])))

@@ -45,3 +45,10 @@ def finite_numbers(value: object, what: str, length: int | None = None) -> NDArr
         wanted = "a list of numbers" if length is None else f"{length} numbers"
         raise ArtifactError(f"the adaptive part is damaged: {what} is {value!r:.100}, expected {wanted}")
     return np.array([finite_number(v, what) for v in value], dtype=np.float64)
+
+
+def listed(value: object) -> list[object]:
+    """A list; raises ArtifactError."""
+    if not isinstance(value, list):
+        raise ArtifactError(f"the adaptive part is damaged: it holds {type(value).__name__} where a list is expected")
+    return value

@@ -101,6 +101,18 @@ class HistoryMatch(Section, frozen=True, kw_only=True, tag_field="kind", tag="hi
     compare: tuple[Name, ...] = ()
 
 
+class HistoryAlong(Section, frozen=True, kw_only=True, tag_field="kind", tag="history_along"):
+    """How the candidate lies among those of its list that the history touched, in the order of a candidate column:
+    ``along`` a place on the page, a price.
+
+    ``of`` is ``item`` or ``item.<column>``. ``actions``: of these history actions only.
+    """
+
+    of: Name = "item"
+    along: Name
+    actions: tuple[Name, ...] = ()
+
+
 class HistoryCount(Section, frozen=True, kw_only=True, tag_field="kind", tag="history_count"):
     """How much of each action the request's history holds, which share of it, and how lately; and its length.
 
@@ -111,5 +123,15 @@ class HistoryCount(Section, frozen=True, kw_only=True, tag_field="kind", tag="hi
 
 
 Feature = (
-    Categorical | MultiHot | Text | Numeric | Vector | TimeParts | Position | Counter | HistoryMatch | HistoryCount
+    Categorical
+    | MultiHot
+    | Text
+    | Numeric
+    | Vector
+    | TimeParts
+    | Position
+    | Counter
+    | HistoryMatch
+    | HistoryAlong
+    | HistoryCount
 )

@@ -69,7 +69,9 @@ class ModelSettings(Section, frozen=True, kw_only=True):
     a request may. ``levels`` beyond the router: the preset's first so many; 0 leaves the router alone. Of each of them:
     ``expert_layers`` of target attention (0: none), ``interaction_layers`` of tokens (0: none), and ``cross_layers``,
     products of raw inputs, which pay where examples are few and columns tell much. ``time_gaps``: the encoder sees the
-    time between events; ``recency``: target attention sees how old they are. ``levels_correct``: a level adds to the
+    time between events; ``recency``: target attention sees how old they are. ``transitions``:
+    levels beyond the router read how often users went on from the last items to the candidate, counted in training for
+    the so many most telling neighbours of each item; 0: not. ``levels_correct``: a level adds to the
     logits before it; false: each starts anew, where a router that learns examples by heart would spoil the level behind
     it. ``foreign``: levels that are your own modules.
     """
@@ -86,6 +88,7 @@ class ModelSettings(Section, frozen=True, kw_only=True):
     feature_dropout: Fraction | None = None
     time_gaps: bool = True
     recency: bool = True
+    transitions: Annotated[int, Meta(ge=0, le=4096)] = 0
     levels_correct: bool = True
     feed_forward_experts: Annotated[int, Meta(ge=1, le=64)] = 1
     layer_skipping: Fraction = 0.0
@@ -136,6 +139,8 @@ class TrainingSettings(Section, frozen=True, kw_only=True):
     validation. ``min_window``: a training request may read its history from a later event on, so that more requests
     share an encoding, as long as this share of ``history.length`` is left; 1: exactly what serving reads. ``exits``:
     the levels that learn the labels; with ``deepest`` the others are parts of it and no exits (for ablations).
+    ``router: keep``: what level 0 is made of stays as it is in the artifact to go on from, the levels beyond it are
+    learned anew.
     """
 
     epochs: Annotated[int, Meta(ge=0, le=1_000_000)] = 10
@@ -151,6 +156,7 @@ class TrainingSettings(Section, frozen=True, kw_only=True):
     deep_negatives: Count | None = None
     survivor_share: Annotated[float, Meta(ge=0, le=1)] = 0.5
     exits: Literal["all", "deepest"] = "all"
+    router: Literal["train", "keep"] = "train"
     distillation: Annotated[float, Meta(ge=0)] = 0.2
     survival: Annotated[float, Meta(ge=0)] = 0.0
     survival_widths: tuple[Count, ...] = (50, 200)

@@ -12,7 +12,7 @@ from depthrank.errors import FieldProblem, SpecError
 from depthrank.schema.collect import convert_fields, describe
 from depthrank.schema.dataset import Dataset, Name, Section
 from depthrank.schema.durations import Duration
-from depthrank.schema.features import Feature
+from depthrank.schema.features import Categorical, Feature
 from depthrank.schema.settings import (
     EvaluationSettings,
     HistorySettings,
@@ -90,6 +90,12 @@ class Spec(Section, frozen=True, kw_only=True):
     def action_of(self, task: str) -> str:
         """The action that the log records for a positive of ``task``."""
         return self.tasks[task].action or task
+
+    @property
+    def item_id_feature(self) -> str | None:
+        """The categorical feature of the item's own id, if there is one."""
+        named = (name for name, f in self.features.items() if isinstance(f, Categorical) and f.source == "item.id")
+        return next(named, None)
 
     @property
     def history_events(self) -> int:

@@ -30,8 +30,8 @@ def check_between_fields(spec: Spec, broken: Collection[str]) -> Iterator[FieldP
     def sound(path: str) -> bool:
         return not any(b == path or b.startswith((path + ".", path + "[")) or path.startswith(b + ".") for b in broken)
 
-    checks = (_check_dataset, _check_tasks, _check_value, _check_features, _check_actions, _check_split, _check_foreign)
-    for check in checks:
+    checks = (_check_dataset, _check_tasks, _check_value, _check_features, _check_actions, _check_split)
+    for check in (*checks, _check_transitions, _check_foreign):
         yield from check(spec, sound)
 
 
@@ -92,7 +92,7 @@ def _check_features(spec: Spec, sound: Sound) -> Iterator[FieldProblem]:
         path = f"$.features.{name}"
         if isinstance(feature, kinds.Counter):
             yield from _check_counter(spec, path, feature, sound)
-        elif isinstance(feature, kinds.HistoryMatch):
+        elif isinstance(feature, (kinds.HistoryMatch, kinds.HistoryAlong)):
             yield from _check_match(spec, path, feature, sound)
         elif isinstance(feature, kinds.HistoryCount):
             yield from _check_of_history(spec, path, feature, sound)
@@ -152,23 +152,31 @@ def _check_counter(spec: Spec, path: str, feature: kinds.Counter, sound: Sound) 
         yield from _check_column(spec, f"{path}.of", side, column or "id", sound)
 
 
-def _check_match(spec: Spec, path: str, feature: kinds.HistoryMatch, sound: Sound) -> Iterator[FieldProblem]:
+def _check_match(
+    spec: Spec, path: str, feature: kinds.HistoryMatch | kinds.HistoryAlong, sound: Sound
+) -> Iterator[FieldProblem]:
     side, dot, column = feature.of.partition(".")
     if side != "item" or (dot and not column):
         yield FieldProblem(f"{path}.of", describe(feature.of), "item or item.<column>")
         return
     yield from _check_column(spec, f"{path}.of", side, column or "id", sound)
     yield from _check_of_history(spec, path, feature, sound)
+    if isinstance(feature, kinds.HistoryAlong):
+        yield from _check_column(spec, f"{path}.along", "candidate", feature.along, sound)
+        return
     for i, name in enumerate(feature.compare):
         yield from _check_column(spec, f"{path}.compare[{i}]", "candidate", name, sound)
 
 
 def _check_of_history(
-    spec: Spec, path: str, feature: kinds.HistoryMatch | kinds.HistoryCount, sound: Sound
+    spec: Spec,
+    path: str,
+    feature: kinds.HistoryMatch | kinds.HistoryAlong | kinds.HistoryCount,
+    sound: Sound,
 ) -> Iterator[FieldProblem]:
     """That there is a history, and in it the actions that the feature names."""
     if not spec.history.length:
-        kind = "history_match" if isinstance(feature, kinds.HistoryMatch) else "history_count"
+        kind = type(feature).__struct_config__.tag
         yield FieldProblem(f"{path}.kind", f"{kind} without a history", "history.length of at least 1")
     for i, action in enumerate(feature.actions):
         if action not in spec.history_actions and sound("$.history") and sound("$.tasks"):
@@ -235,6 +243,12 @@ def unknown_name(path: str, name: str, known: Collection[str], what: str = "") -
     listed = ", ".join(known) or "(there is none)"
     hint = f"did you mean {near!r}?" if near else None
     return FieldProblem(path, describe(name), f"{what + ': ' if what else ''}one of {listed}", hint)
+
+
+def _check_transitions(spec: Spec, sound: Sound) -> Iterator[FieldProblem]:
+    if spec.model.transitions and spec.item_id_feature is None and sound("$.features"):
+        expected = "a feature {kind: categorical, source: item.id}, whose codes transitions are counted by"
+        yield FieldProblem("$.model.transitions", str(spec.model.transitions), expected)
 
 
 def _check_foreign(spec: Spec, sound: Sound) -> Iterator[FieldProblem]:

@@ -52,6 +52,9 @@ def serve(
     network would reach it and nothing guards it), TlsError, TokensError, ArtifactError, LogError.
     """
     settings = settings or ServerSettings()
+    watched = settings.models.deltas
+    if watched is not None and not Path(watched).is_dir():
+        raise ServerError(f"there is no folder {watched} to watch for deltas: make it, or name another (--deltas)")
     listener = bind(host, port)  # before the model is loaded: a taken port should not cost a minute
     with listener:
         for_listener(settings.access, listener)
@@ -72,13 +75,19 @@ def _serve_in_process(
     user_state_bytes: int | None,
 ) -> None:
     from depthrank.engine import Ranker  # loads torch, which takes longer than to find that a port is taken
+    from depthrank.engine.succession import take_over
 
     cache: dict[str, Any] = {} if user_state_bytes is None else {"user_state_bytes": user_state_bytes}
+    cache["hot_row_bytes"] = settings.models.hot_rows or 0
 
     def load(path: str | Path) -> ServedRanker:
         return Ranker.load(path, log=log, limits=settings.limits, copy=True, **cache)
 
-    models = Models(load(artifact), load, settings.models, path=artifact, owns_first=True)
+    def prepare(new: ServedRanker, old: ServedRanker) -> None:
+        if isinstance(new, Ranker) and isinstance(old, Ranker):
+            take_over(new, old, settings.models.warm_users)
+
+    models = Models(load(artifact), load, settings.models, path=artifact, owns_first=True, take_over=prepare)
     try:
         run(models, listener, settings, on_started, storage=log.storage_folder())
     finally:
@@ -96,7 +105,7 @@ def _serve_by_processes(
 ) -> None:
     from depthrank.server.workers.fleet import Fleet
 
-    fleet = Fleet(workers, log, settings.limits, settings.workers, user_state_bytes)
+    fleet = Fleet(workers, log, settings.limits, settings.workers, user_state_bytes, settings.models.hot_rows or 0)
     try:
         models = Models(fleet.load(artifact), fleet.load, settings.models, path=artifact, owns_first=True)
         run(models, listener, settings, on_started, fleet, log.storage_folder())

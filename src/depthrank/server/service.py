@@ -9,7 +9,7 @@ from concurrent.futures import Future
 from enum import Enum
 from pathlib import Path
 from time import perf_counter
-from typing import Protocol, TypeVar
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from msgspec import UNSET
 
@@ -21,14 +21,18 @@ from depthrank.server.admission.metrics import AdmissionMetrics
 from depthrank.server.admission.ranking import Ranking
 from depthrank.server.bounded_pool import BoundedPool, OverloadError
 from depthrank.server.metrics import RankerMetrics, ServerMetrics
-from depthrank.server.models import Models
+from depthrank.server.models import Models, ModelSettings
 from depthrank.server.outcomes import Outcomes
 from depthrank.server.ranker_port import ServedRanker
 from depthrank.server.settings import ServerSettings
 from depthrank.server.status.disk_watermark import DiskWatermark
 from depthrank.server.status.live import LiveStatus
 from depthrank.server.status.process_tree import ProcessTreeMetrics
+from depthrank.server.table_metrics import TableMetrics
 from depthrank.server.workers.engines import Engines, Pass, ThreadEngines, Work
+
+if TYPE_CHECKING:
+    from depthrank.server.models.delta_watch import DeltaWatch
 
 logger = logging.getLogger("depthrank.server")
 Result = TypeVar("Result")
@@ -79,11 +83,13 @@ class Service:
         )
         self.log_pool = BoundedPool("log", settings.log_threads, settings.log_queue)
         self.disk = DiskWatermark(storage, settings.storage, self.metrics.registry)
-        self.outcomes = Outcomes(self.models, settings, self.metrics, self._is_busy, clock, self.disk)
+        self.outcomes = Outcomes(self.models, settings, self.metrics, self._has_waiting, clock, self.disk)
+        self.deltas = delta_watch(self.models, settings.models)
         self._newest_event_ms = -1
         self._phase, self._closed = Phase.WARMING, False
         self._export_gauges()
         self.metrics.registry.register(RankerMetrics(self.models.measures))
+        self.metrics.registry.register(TableMetrics(self.models.info, self.models.measures, self._deltas_refused))
         self.metrics.registry.register(AdmissionMetrics(self.dispatcher.status))
         self.metrics.registry.register(ProcessTreeMetrics())
 
@@ -107,8 +113,10 @@ class Service:
         await running
 
     async def _warm(self) -> None:
-        """Make the first request as fast as the next ones; ready when that is done."""
+        """Make the first request as fast as the next ones, by the newest delta; ready when that is done."""
         try:
+            if self.deltas is not None:
+                await self.in_log_pool(self.deltas.look)
             await self.in_log_pool(self.ranker.warm)
         except Exception:  # whatever it was, the server stays not ready and says so
             logger.exception("warming up failed; the server stays not ready")
@@ -116,11 +124,17 @@ class Service:
         else:
             if self.phase is Phase.WARMING:
                 self.phase = Phase.READY
+            if self.deltas is not None and not self._closed:
+                self.deltas.start()
 
     @property
     def trouble(self) -> list[str]:
         """What works less than fully, for people."""
-        return [*self.engines.trouble(), *self.outcomes.trouble, *self.disk.trouble]
+        deltas = [] if self.deltas is None else self.deltas.trouble
+        return [*self.engines.trouble(), *self.outcomes.trouble, *self.disk.trouble, *deltas]
+
+    def _deltas_refused(self) -> bool:
+        return self.deltas is not None and self.deltas.status.why is not None
 
     def rank(
         self, request: Request, request_id: str, client: str | None = None, arrived_s: float | None = None
@@ -180,7 +194,11 @@ class Service:
         """The answer has left: what follows from it, none of which waits or fails."""
         self.outcomes.left(request, answer)
 
-    def _is_busy(self) -> bool:
+    def is_busy(self) -> bool:
+        """Whether requests run or wait."""
+        return self.dispatcher.admitted > 0
+
+    def _has_waiting(self) -> bool:
         """Whether requests wait."""
         return self.dispatcher.desk.waiting > 0
 
@@ -219,6 +237,8 @@ class Service:
     def close(self) -> None:
         """Finish what was admitted and log every served impression; the ranker stays open, it is the caller's."""
         self.phase = Phase.DRAINING
+        if self.deltas is not None:
+            self.deltas.stop()
         self.dispatcher.close(self.settings.drain_timeout_s)
         self.outcomes.close()
         self.log_pool.close()
@@ -237,3 +257,12 @@ class Service:
         self.metrics.gauge(
             "served_queue", "Answers whose impressions wait to be logged", lambda: self.outcomes.served.waiting
         )
+
+
+def delta_watch(models: Models, settings: ModelSettings) -> DeltaWatch | None:
+    """What keeps stable at the newest delta of the watched folder; None where none is watched."""
+    if settings.deltas is None:
+        return None
+    from depthrank.server.models.delta_watch import DeltaWatch  # loads torch, which by now is there
+
+    return DeltaWatch(models, settings.deltas, settings.deltas_every_s, settings.load_nice)

@@ -16,7 +16,7 @@ from depthrank.sharing.inputs import split_pairs
 from depthrank.sharing.ir import Region
 from depthrank.sharing.program import Program
 from depthrank.sharing.tables import map_table, table_path, write_tables
-from depthrank.sharing.verify import TOLERANCE, distance, tensors_of
+from depthrank.sharing.verify import distance, tensors_of, tolerance
 
 if TYPE_CHECKING:
     from depthrank.sharing.shared import BoundShared, Shared
@@ -92,7 +92,7 @@ def _check_equal(shared: Shared, bound: BoundShared, items: Mapping[str, Tensor]
         expected = tensors_of(shared.score(shared.encode(given), whole, owner))
         for a, b in zip(tensors_of(bound(given, rows, other, owner)), expected):
             error = distance(a, b)
-            if error > TOLERANCE:
+            if error > tolerance(bound.program.graph):
                 raise SharingError(
                     f"the bound form differs from the shared one by {error:.1e}: a fault of the compiler"
                 )

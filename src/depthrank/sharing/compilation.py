@@ -26,7 +26,7 @@ from torch import Tensor
 
 from depthrank.errors import SharingError
 from depthrank.sharing.execution import Parts, one_row
-from depthrank.sharing.verify import TOLERANCE, distance, tensors_of
+from depthrank.sharing.verify import distance, tensors_of, tolerance
 
 Inputs = Mapping[str, Tensor]
 WARM_UP_ROWS = (7, 12)  # two sizes: a form that holds for one alone is found out
@@ -160,7 +160,7 @@ def _check(plain: Parts, compiled: Parts, sample: Sample) -> None:
     for num in WARM_UP_ROWS:
         for a, b in zip(sample.scores(compiled, num), sample.scores(plain, num), strict=True):
             error = distance(a, b)
-            if error > TOLERANCE:
+            if error > tolerance(plain.program.graph):
                 raise SharingError(f"the compiled form differs by {error:.1e} at {num} candidates: a fault of torch")
 
 

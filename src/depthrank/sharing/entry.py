@@ -28,9 +28,11 @@ from depthrank.sharing.verify import (
     check_equal,
     check_rows_independent,
     draw_inputs,
+    has_fused_encoder,
     rows_lead,
     tensors_of,
     tolerance,
+    without_fused_encoder,
 )
 
 
@@ -118,17 +120,13 @@ class _Job:
 
     def refuse_fused_encoder(self, options: Options, check_inputs: Sequence[Any]) -> None:
         """Raises ``Refused`` if only torch's fused encoder, which leaves zeros at padded positions, differs."""
-        if not torch.backends.mha.get_fastpath_enabled() or not any(
-            isinstance(m, nn.TransformerEncoderLayer) for m in self.module.modules()
-        ):
+        if not has_fused_encoder(self.module):
             return
-        torch.backends.mha.set_fastpath_enabled(False)
         try:
-            self.shared(options, check_inputs)
+            with without_fused_encoder():
+                self.shared(options, check_inputs)
         except (Differs, Faulty):
             return
-        finally:
-            torch.backends.mha.set_fastpath_enabled(True)
         raise Refused(
             "the model reads padded positions of nn.TransformerEncoder, where its fused kernel writes zeros, so its "
             "own output differs with and without gradients; build it with enable_nested_tensor=False, or call "
@@ -163,7 +161,7 @@ def _verify(
         return tensors_of(shared.score(shared.encode(draw.request), draw.candidate, index))
 
     with torch.no_grad():
-        equality = check_equal(run, module, inputs, sides, draws, rows_lead(form), tolerance(form))
+        equality = check_equal(run, module, inputs, sides, draws, rows_lead(form), tolerance(form.graph))
     report.checks.append(f"equal to the original within {equality.worst:.1e} in {equality.compared} draws")
     report.checks.append("rows of the original do not depend on each other")
     report.notes += [f"not checked on {skipped}" for skipped in equality.skipped]

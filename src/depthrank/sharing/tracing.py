@@ -1,7 +1,7 @@
 """Python that torch.export cannot follow although its meaning is fixed, answered while the module is traced.
 
 ``x[:, mask]`` and ``masked_select`` with a mask that is a constant of the model pick known positions; ``flag.item()``
-of a buffer is a number; an ``assert`` on values does not change the result. Constants are the module's buffers,
+of a buffer is a number; an ``assert`` on values does not change the result; ``packed`` sequences mean padded ones. Constants are the module's buffers,
 parameters without gradient and plain tensors, and whatever forward computes from those alone.
 """
 
@@ -17,6 +17,8 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import _disable_current_modes
+
+from depthrank.sharing.packed import NOT_MINE, PackedSequences
 
 _MOST_ELEMENTS = 1 << 20
 _UNKNOWABLE = ("rand", "bernoulli", "normal", "dropout", "multinomial", "uniform", "poisson", "empty", "exponential")
@@ -41,11 +43,24 @@ class FixedMeaning(TorchFunctionMode):
         super().__init__()
         self.module = module
         self.assertions: list[str] = []
+        self.packed = PackedSequences(module)
         self._real = dict(_constants(module))
         self._made: dict[int, tuple[Any, Any]] = {}  # id of a traced tensor -> (it, how it was made or None)
 
+    def __enter__(self) -> FixedMeaning:
+        self.packed.start()
+        super().__enter__()
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        super().__exit__(*error)
+        self.packed.stop()
+
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
+        out = self.packed.answer(func, args, kwargs)
+        if out is not NOT_MINE:
+            return out
         answered, out = self._answer(func, args, kwargs)
         if answered:
             return out

@@ -23,10 +23,12 @@ import torch
 from torch import Tensor
 
 from depthrank.tables.row_file import RowFile
+from depthrank.tables.row_format import RowFormat
 from depthrank.tables.row_source import PackedRows, check_row_numbers
 
 _MULTIPLIER = -7046029254386353131  # odd, 64 bits (splitmix64)
 FILLED_AT_ONCE = 1 << 18
+BYTES_BESIDE = 9  # of a slot: the number of its row, and whether that was read
 FEW_MISSES = 8  # so few pages are not worth asking for beforehand
 
 
@@ -69,6 +71,22 @@ class HotRows:
     @property
     def width(self) -> int:
         return self._base.width
+
+    @property
+    def form(self) -> RowFormat:
+        return self._base.form
+
+    @property
+    def mapped(self) -> PackedRows:
+        """The same rows without those in memory: for who reads all of them, once."""
+        return self._base
+
+    def over(self, file: RowFile) -> HotRows:
+        """As many slots over another file of the same shape, filled with the rows that are hot here."""
+        other = HotRows(file, self._row_C.shape[0])
+        other.stats = self.stats
+        other.fill(self._row_C[self._row_C >= 0])
+        return other
 
     @property
     def resident_bytes(self) -> int:

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from depthrank.errors import ArtifactError
+from depthrank.tables.hot_rows import HotRows
 from depthrank.tables.row_format import RowFormat
 from depthrank.tables.row_source import PackedRows, RowSource
 
@@ -122,6 +123,10 @@ def packed_source(source: RowSource) -> PackedSource:
 
 
 def packed_parts(source: PackedSource, part_rows: int = PART_ROWS) -> Iterator[Tensor]:
-    """All packed rows in order, in parts [up to part_rows, B]."""
+    """All packed rows in order, in parts [up to part_rows, B]; hot rows are passed by, so that they stay hot."""
+    if isinstance(source, HotRows):
+        source = source.mapped
+    elif isinstance(source, OverlaidRows) and isinstance(source.base, HotRows):
+        source = OverlaidRows(source.base.mapped, source.row_C, source.changed)
     for first in range(0, source.num_rows, part_rows):
         yield source.packed_rows(torch.arange(first, min(first + part_rows, source.num_rows)))

@@ -124,6 +124,15 @@ class RowMap(nn.Module):
         firsts = accumulate((slot.rows_owned for slot in self.slots), initial=0)
         return torch.tensor(list(firsts)[:-1], dtype=torch.int64, device="cpu")
 
+    def hottest_rows(self, most: int) -> Tensor:
+        """Up to ``most`` rows that are looked up most, int64, the hottest first, as far as their order tells: ids of a
+        feature fall in frequency, and so do its rows; of features, and of the pool, the next best row each in turn."""
+        sizes = [slot.rows_owned for slot in self.slots] + [self.num_pool_rows]
+        firsts = list(accumulate(sizes, initial=0))[:-1]
+        taken = _levelled(sizes, most)
+        rows = torch.cat([torch.arange(first, first + n) for first, n in zip(firsts, taken, strict=True)])
+        return rows[torch.argsort(torch.cat([torch.arange(n) for n in taken]), stable=True)]
+
     def directory(self, slot: TableSlot) -> Tensor:
         """The part of the directory that is this feature's, int32 [num_rows]; a view."""
         assert slot.has_directory and self.directory_V is not None
@@ -170,6 +179,15 @@ class RowMap(nn.Module):
         x_nIS = (x_nIS ^ (x_nIS >> 29)) * _GOLDEN
         x_nIS = (x_nIS >> 16) & 0xFFFF_FFFF
         return self.pool_first_I.unsqueeze(-1) + x_nIS % self.pool_rows_I.clamp_min(1).unsqueeze(-1)
+
+
+def _levelled(sizes: Sequence[int], total: int) -> list[int]:
+    """Parts of ``sizes`` that add up to at most ``total``, none larger than another that could be larger."""
+    left, parts = total, [0] * len(sizes)
+    for rank, i in enumerate(sorted(range(len(sizes)), key=lambda i: sizes[i])):
+        parts[i] = min(sizes[i], left // (len(sizes) - rank))
+        left -= parts[i]
+    return parts
 
 
 _ID_TYPES = frozenset({torch.int64, torch.int32, torch.int16, torch.uint8})

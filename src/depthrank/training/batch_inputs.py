@@ -69,7 +69,7 @@ class ItemColumns:
 
 
 @dataclass
-class _Sequences:
+class Sequences:
     """Histories of a batch as sequences: which of them each request reads, and how much of it."""
 
     rows_SL: NDArray[np.integer]
@@ -80,7 +80,7 @@ class _Sequences:
     batch: Batch
 
     @classmethod
-    def of(cls, batch: Batch) -> _Sequences:
+    def of(cls, batch: Batch) -> Sequences:
         history, shared = batch.history, batch.shared
         if shared is not None:
             length_R = shared.length.astype(np.int64)
@@ -103,7 +103,7 @@ def to_step_inputs(batch: Batch, items: ItemColumns, deep_R: Int64 | None = None
 
     ``deep_R`` (ascending): the requests whose candidates train every level; by default those with negatives.
     """
-    sequences, item_rows = _Sequences.of(batch), batch.item_row
+    sequences, item_rows = Sequences.of(batch), batch.item_row
     whole = batch.positives_only and items.num_rows <= FULL_CATALOGUE_ROWS
     if whole:
         ids_UI, floats_UF = items.ids_VI, items.floats_VF
@@ -150,7 +150,7 @@ def to_step_inputs(batch: Batch, items: ItemColumns, deep_R: Int64 | None = None
     )
 
 
-def _deep_requests(batch: Batch, sequences: _Sequences, deep_R: Int64) -> RequestInputs:
+def _deep_requests(batch: Batch, sequences: Sequences, deep_R: Int64) -> RequestInputs:
     return RequestInputs(
         ids_RI=torch.from_numpy(batch.request.ids[deep_R]),
         floats_RF=torch.from_numpy(batch.request.floats[deep_R]),
@@ -163,7 +163,7 @@ def _deep_requests(batch: Batch, sequences: _Sequences, deep_R: Int64) -> Reques
     )
 
 
-def _routed_requests(batch: Batch, sequences: _Sequences) -> RoutedRequests:
+def _routed_requests(batch: Batch, sequences: Sequences) -> RoutedRequests:
     """All requests, with request columns once a distinct row: many requests of a user often share theirs."""
     ids, floats = batch.request.ids, batch.request.floats
     rows = np.ascontiguousarray(np.concatenate((ids, floats.view(np.int32)), axis=1))

@@ -10,8 +10,8 @@ from __future__ import annotations
 import torch
 
 from depthrank.artifact import Artifact
-from depthrank.errors import ArtifactError
-from depthrank.model import ElasticRanker
+from depthrank.errors import ArtifactError, SpecError
+from depthrank.model import ElasticRanker, ModelConfig
 from depthrank.schema import Spec
 from depthrank.tables import (
     FusedTable,
@@ -28,12 +28,15 @@ FREE_SECTIONS = ("training", "dataset", "split", "folder")
 """What the spec may say otherwise than the artifact's: which data, and how to train on it."""
 
 
-def check_continues(spec: Spec, base: Artifact) -> None:
-    """Raise ArtifactError where the spec describes another model than the artifact holds."""
+def check_continues(spec: Spec, base: Artifact | None) -> None:
+    """Raise ArtifactError where the spec describes another model than the artifact holds, SpecError where it needs one."""
+    if base is None:
+        if spec.training.router == "keep":
+            raise SpecError("training.router: keep needs the artifact whose router that is: name it with --from")
+        return
     given, held = spec.to_plain(), base.spec.to_plain()
-    differing = [
-        n for n in sorted(given.keys() | held.keys()) if n not in FREE_SECTIONS and given.get(n) != held.get(n)
-    ]
+    free = (*FREE_SECTIONS, "model") if spec.training.router == "keep" else FREE_SECTIONS
+    differing = [n for n in sorted(given.keys() | held.keys()) if n not in free and given.get(n) != held.get(n)]
     if differing:
         raise ArtifactError(
             f"training cannot go on from {base.path}: the spec has other {', '.join(differing)}; "
@@ -46,11 +49,38 @@ def check_continues(spec: Spec, base: Artifact) -> None:
 def continued_model(base: Artifact) -> ElasticRanker:
     """The artifact's model as one that trains."""
     model = ElasticRanker(base.model.config)
+    model.load_state_dict(_state_of(base), strict=True)
+    return model
+
+
+def deepened_model(base: Artifact, config: ModelConfig) -> ElasticRanker:
+    """A model whose level 0, and all that it is made of, are the artifact's and do not learn; the rest is new.
+
+    Raises ArtifactError where ``config`` has another router.
+    """
+    model = ElasticRanker(config)
+    new = ("experts.", "transitions.", "candidate_start.", "calibration_")
+    deeper = tuple(f"encoder.layers.{layer}." for layer in range(config.router_layers, config.encoder_layers))
+    own, held = model.state_dict(), _state_of(base)
+    kept = {name: tensor for name, tensor in own.items() if not name.startswith((*new, *deeper))}
+    other = sorted(name for name, tensor in kept.items() if name not in held or held[name].shape != tensor.shape)
+    if other:
+        raise ArtifactError(
+            f"training cannot keep the router of {base.path}: {', '.join(other[:5])} has another size there; give "
+            "the model section the same preset, width, heads and encoder_layers, or train anew without --from"
+        )
+    model.load_state_dict({**own, **{name: held[name] for name in kept}})
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(name not in kept)
+    return model
+
+
+def _state_of(base: Artifact) -> dict[str, torch.Tensor]:
+    """Every weight of an artifact's model, its tables' rows unpacked."""
     state = {name: tensor.clone() for name, tensor in base.model.state_dict().items()}
     for name, source in _sources(base).items():
         state[f"{name}.table.weight"] = torch.cat([source.rows(part) for part in _numbers(source)])
-    model.load_state_dict(state, strict=True)
-    return model
+    return state
 
 
 def keep_packed_rows_(model: ElasticRanker, base: Artifact) -> dict[str, int]:

@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from depthrank.routing.cost_model import CostModel, CostRates
+from depthrank.routing.cost_model import CostModel
+from depthrank.routing.cost_rates import CostRates
 from depthrank.routing.ladder import PlanLadder, Rung, pareto, plan_grid, scaled_widths, thinned
 from depthrank.routing.policy import AdaptivePolicy, PricePoint
 from depthrank.routing.price import choices_at, price_range

@@ -109,6 +109,9 @@ class TrainingLoop:
         self.generator = torch.Generator()  # which requests go deep, and which negatives they get
         self.clock, self.monotonic = Clock(), monotonic
         self.admission = admission
+        self.kept: list[nn.Module] = []  # parts of a router that is kept: no dropout in them
+        if settings.router == "keep":
+            self.kept = [part for part in model.children() if not any(p.requires_grad for p in part.parameters())]
         self.optimizer = make_optimizer(model, settings)
         self.base_rates = [group["lr"] for group in self.optimizer.param_groups]
         self.state = LoopState()
@@ -161,6 +164,8 @@ class TrainingLoop:
         self, batches: Iterable[Batch], deadline_s: float | None, on_step: Callable[[int, float], None]
     ) -> tuple[float, bool]:
         self.model.train()
+        for part in self.kept:
+            part.eval()
         self.generator.manual_seed((torch.initial_seed() + self.state.epoch) % 2**63)  # a resumed run draws the same
         total, steps = 0.0, 0
         for batch in self._timed(batches):
@@ -276,8 +281,9 @@ class TrainingLoop:
 
 def make_optimizer(model: ElasticRanker, settings: TrainingSettings) -> torch.optim.Optimizer:
     """AdamW; weight decay on matrices of the dense part only, tables at their own rate."""
-    tables = [p for name, p in model.named_parameters() if name.endswith("table.weight")]
-    dense = [p for name, p in model.named_parameters() if not name.endswith("table.weight")]
+    learned = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
+    tables = [p for name, p in learned if name.endswith("table.weight")]
+    dense = [p for name, p in learned if not name.endswith("table.weight")]
     groups = [
         {"params": [p for p in dense if p.ndim > 1], "weight_decay": settings.weight_decay},
         {"params": [p for p in dense if p.ndim <= 1], "weight_decay": 0.0},

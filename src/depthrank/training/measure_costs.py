@@ -76,7 +76,7 @@ class _Recorder:
 def _observe(full: FullDepth, one: OneRequest, costs: _Recorder, clock_s: Callable[[], float]) -> None:
     """One request: the user side cold and warm, level 0, and deeper levels at several widths, cold and warm."""
     model, n, history = full.model, one.num_candidates, one.history_length
-    with _timed(costs, USER, n, history, clock_s, (False,)):
+    with _timed(costs, USER, 0, history, clock_s, (False,)):
         seen = model.begin(one.request, full.items)
     with _timed(costs, 0, n, history, clock_s, (False, True)):
         logits_NK = model.route(seen, full.items, one.candidates)
@@ -86,7 +86,7 @@ def _observe(full: FullDepth, one: OneRequest, costs: _Recorder, clock_s: Callab
             _levels(full, one, costs, clock_s, model.begin(one.request, full.items), logits_NK[:width], (False,))
             model.encoder.deepen_(seen.view.state, model.config.encoder_layers)
         _levels(full, one, costs, clock_s, seen, logits_NK[:width], (True,) if deepens else (False, True))
-    with _timed(costs, USER, n, history, clock_s, (True,)):
+    with _timed(costs, USER, 0, 0, clock_s, (True,)):
         model.begin(one.request, full.items, state=seen.view.state)
 
 

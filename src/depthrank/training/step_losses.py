@@ -80,10 +80,21 @@ class StepObjective:
         if not inputs.from_catalogue and self.settings.deep_negatives is not None and self.model.config.num_levels > 1:
             index_N, labels = self._survivors(routed_NK.detach(), labels, generator)
             candidates, routed_NK = candidates.select(index_N), routed_NK[index_N]
+        candidates = self._with_counted(candidates, labels)
         logits_L = [level.float() for level in self.model.deeper_levels(seen, items, candidates, routed_NK)]
         losses += [level_loss(logits, labels, self.tasks) for logits in logits_L[1:]]
-        first_exit = 0 if self.settings.exits == "all" else len(losses) - 1
+        first_exit = len(losses) - 1 if self.settings.exits == "deepest" else int(self._keeps_router)
         return StepLosses(logits_L, labels, losses, self._co_training(logits_L, labels), first_exit)
+
+    @property
+    def _keeps_router(self) -> bool:
+        return self.settings.router == "keep"
+
+    def _with_counted(self, candidates: CandidateInputs, labels: Labels) -> CandidateInputs:
+        """In training a request's own choice is among the transitions that were counted: it must not be told."""
+        if self.model.transitions is None or not self.model.training:
+            return candidates
+        return replace(candidates, counted_N=labels.label_NK.nan_to_num().amax(1) > 0)
 
     def _router_loss(self, logits_NK: Tensor, labels: Labels, catalogue: Tensor | None, num_requests: int) -> Tensor:
         """The router's softmax is the catalogue's where there is one.
@@ -102,7 +113,8 @@ class StepObjective:
         total = logits_L[0].new_zeros(())
         if self.model.training and (uneven := self.model.take_unevenness()) is not None:
             total = total + UNEVENNESS * uneven
-        for shallow in logits_L[:-1] if self.settings.exits == "all" else ():
+        shallower = logits_L[int(self._keeps_router) : -1] if self.settings.exits == "all" else ()
+        for shallow in shallower:
             if self.settings.distillation:
                 distilled = distillation_loss(shallow, logits_L[-1], labels.log_importance_N)
                 total = total + self.settings.distillation * distilled
@@ -114,6 +126,8 @@ class StepObjective:
 
     def _catalogue_loss(self, seen: RequestState, items: ItemSide, inputs: StepInputs) -> Tensor | None:
         """The router's softmax over the whole catalogue: every request's positives, no sampling."""
+        if self._keeps_router and self.model.training:
+            return None
         router, positives = self.model.router, inputs.positives
         softmax = [(k, task) for k, task in enumerate(self.tasks) if task.softmax]
         if not (inputs.whole_catalogue and inputs.positives_only and softmax and isinstance(router, Router)):
@@ -136,11 +150,12 @@ class StepObjective:
         router, own, deep = self.model.router, inputs.candidates, inputs.deep
         assert isinstance(router, Router) and seen.user is not None
         every_R = torch.arange(seen.num_requests)
+        counting = self.model.transitions is not None and self.model.training  # what a user took later was counted too
         value_RV = items.vector_UD.new_zeros(seen.num_requests, items.vector_UD.shape[0])
         for k, task in enumerate(self.tasks):
             value_RV += task.value * router.over_catalogue(seen.user, items, k, every_R).sigmoid()
         eligible_RV = torch.ones_like(value_RV, dtype=torch.bool)
-        eligible_RV.scatter_(1, _seen_rows(deep), False)
+        eligible_RV.scatter_(1, _seen_rows(deep, beyond=counting), False)
         eligible_RV[own.request_of_candidate_N, own.rows_N] = False
         eligible_RV[:, 0] = False
         picked = pick_negatives(value_RV, eligible_RV, *self._numbers(CATALOGUE_NEGATIVES), generator)
@@ -184,9 +199,11 @@ class StepObjective:
         return survivors, total - survivors
 
 
-def _seen_rows(deep: RequestInputs) -> Tensor:
-    """The item rows in each request's history, int64 [R, L]; row 0 beyond it."""
+def _seen_rows(deep: RequestInputs, beyond: bool) -> Tensor:
+    """The item rows in each request's history, int64 [R, L]; row 0 beyond it, or what the user took later."""
     assert deep.sequence_of_request_R is not None
     rows_RL = deep.history_rows_SL[deep.sequence_of_request_R]
+    if beyond:
+        return rows_RL
     inside_RL = torch.arange(rows_RL.shape[1]) < deep.length_R.unsqueeze(1)
     return rows_RL * inside_RL

@@ -33,7 +33,7 @@ from depthrank.engine.upserts import replay_upserts
 from depthrank.events import EventLog, open_log
 from depthrank.features import Counters, FeatureEncoder, FitSample
 from depthrank.metrics import auc, gauc, logloss, normalized_entropy
-from depthrank.model import ElasticRanker, ForeignConfig, derive_model_config
+from depthrank.model import ElasticRanker, ForeignConfig, ModelConfig, derive_model_config
 from depthrank.routing import AdaptivePolicy
 from depthrank.schema import Spec
 from depthrank.schema.dataset import EventsFile
@@ -41,8 +41,9 @@ from depthrank.training.admit_rows import admission_of
 from depthrank.training.batch_inputs import ItemColumns
 from depthrank.training.calibrate import fit_platt
 from depthrank.training.checkpoint import load_checkpoint, remove_checkpoint, save_checkpoint
-from depthrank.training.continue_from import check_continues, continued_model, keep_packed_rows_
+from depthrank.training.continue_from import check_continues, continued_model, deepened_model, keep_packed_rows_
 from depthrank.training.fit_by_replay import FittedPolicy, fit_by_replay
+from depthrank.training.fit_statistics import fit_statistics_
 from depthrank.training.fit_tables import describe_plan, fit_tables, planned_config, slot_traffic
 from depthrank.training.foreign_modules import Factory, attach, foreign_modules
 from depthrank.training.loop import EpochResult, Scored, TrainingLoop
@@ -51,8 +52,6 @@ from depthrank.training.progress import TrainingProgress
 from depthrank.training.replay_requests import HeldOut
 from depthrank.training.report import render_report
 from depthrank.training.step_losses import picks_from_catalogue
-
-STATISTICS_ROWS = 50_000  # training candidates that tell where the quantiles of float columns lie
 
 
 @dataclass(frozen=True)
@@ -97,8 +96,7 @@ def train(
     assert isinstance(the_log, EventLog)
     try:
         continued = None if base is None else load_artifact(base, verify="all")
-        if continued is not None:
-            check_continues(spec, continued)
+        check_continues(spec, continued)
         run = _Run(spec, the_log, out, seed, TrainingProgress(progress), modules or {}, continued)
         return run.train(started, minutes if minutes is not None else spec.training.minutes, resume)
     finally:
@@ -160,13 +158,13 @@ class _Run:
         config = derive_model_config(self.spec, self.encoder.layout, self._prior_logit(), configs)
         encoded_items = self.encoder.encode_items(self.items)
         config, plan = planned_config(config, self.spec.tables, slot_traffic(self.encoder, encoded_items))
-        model = ElasticRanker(config) if self.base is None else continued_model(self.base)
+        model = self._model(config)
         attach(model, foreign)
         items = ItemColumns(encoded_items)
         picks = picks_from_catalogue(model.config, items.num_rows)
         loaders = [self._loader(examples, "train", picks) for examples in self._training_examples()]
-        if self.base is None:
-            fit_floats_(model, items, loaders[0])
+        keeps_router = self.spec.training.router == "keep"
+        fit_statistics_(model, items, loaders, floats=self.base is None, counts=self.base is None or keeps_router)
         validation = self._loader(self.files, "validation", picks, self.spec.training.validation_requests)
         steps = sum(loader.num_batches for loader in loaders)
         loop = TrainingLoop(
@@ -206,6 +204,13 @@ class _Run:
         manifest = save_artifact(self.out, self._contents(model, summary, html, fitted.policy))
         remove_checkpoint(self.out)
         return TrainReport(self.out, manifest, summary)
+
+    def _model(self, config: ModelConfig) -> ElasticRanker:
+        """A new one, the base's, or a new one around the base's router."""
+        if self.base is None:
+            return ElasticRanker(config)
+        keeps_router = self.spec.training.router == "keep"
+        return deepened_model(self.base, config) if keeps_router else continued_model(self.base)
 
     def _fit_tables(self, loop: TrainingLoop, validation: BatchLoader, scored: Scored) -> tuple[dict[str, Any], Scored]:
         """Prune tables and choose their formats; what that did, and validation scored by the model as it is then."""
@@ -321,20 +326,6 @@ def _foreign_facts(config: ForeignConfig) -> dict[str, Any]:
         "flops_per_request": config.flops_request,
         "flops_per_candidate": config.flops_candidate,
     }
-
-
-def fit_floats_(model: ElasticRanker, items: ItemColumns, loader: BatchLoader) -> None:
-    """Set the model's statistics of float columns from the first training batches."""
-    request, item, candidate = [], [], []
-    for batch in loader.epoch(0):
-        request.append(batch.request.floats)
-        item.append(items.floats_VF[torch.from_numpy(batch.item_row)].numpy())
-        candidate.append(batch.candidate.floats)
-        if sum(map(len, candidate)) >= STATISTICS_ROWS:
-            break
-    if request:
-        parts = (torch.from_numpy(np.concatenate(side)) for side in (request, item, candidate))
-        model.fit_floats_(*parts)
 
 
 def _interleave(sources: list[Iterable[Batch]]) -> Iterator[Batch]:

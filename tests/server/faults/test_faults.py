@@ -164,7 +164,7 @@ def over_redis(nursery: Nursery, place: Path) -> Iterator[tuple[Server, Redis]]:
     redis = Redis(place)
     redis.start()
     try:
-        with nursery.running(place / "artifact", redis.url) as server:
+        with nursery.running(place / "artifact", redis.url + "?timeout_s=1") as server:
             yield server, redis
     finally:
         redis.signal(signal.SIGCONT)
@@ -199,8 +199,12 @@ def test_a_log_that_hangs_costs_patience_once_and_no_request_its_answer(over_red
     waited = [answer["timings_ms"]["history"] for answer in answers]
     assert sum(ms > 100 for ms in waited) <= 2, "the others did not wait"
     assert server.health()["status"] == "ready" and TROUBLE in server.health()["trouble"]
+    refused = [server.post("/v1/events", **event("u1", n)) for n in (2, 2, 2)]
+    assert {(r.status_code, r.json()["error"]["type"]) for r in refused} == {(503, "log_unavailable")}
+    assert all(int(r.headers["Retry-After"]) > 0 for r in refused)
     redis.signal(signal.SIGCONT)
     wait_for(lambda: server.rank()["degraded"]["reasons"] == [])
+    wait_for(lambda: server.post("/v1/events", **event("u1", 2)).status_code == 200)
     wait_for(lambda: server.health()["trouble"] == [])
 
 

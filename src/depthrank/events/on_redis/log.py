@@ -35,8 +35,9 @@ from depthrank.events.log import (
 )
 from depthrank.events.on_redis.records import HEAD, Head, Record, batch_of_records, unpack_record
 from depthrank.events.on_redis.scripts import APPEND, LAST_ROWS, REMOVE
-from depthrank.events.on_redis.server import check_durable, connect, rewrite_files, said_to_a_person, shown
+from depthrank.events.on_redis.server import check_durable, connect, prefix_of, rewrite_files, said_to_a_person, shown
 from depthrank.events.on_redis.verify import verify_server
+from depthrank.events.on_redis.writes import Writes
 
 FORMAT = "depthrank-events"
 VERSION = 1
@@ -55,7 +56,7 @@ class RedisEventLog(EventLog):
     def __init__(
         self, url: str, *, durable: bool = True, read_only: bool = False, clock: Callable[[], int] = now_ms
     ) -> None:
-        self._client, self.prefix = connect(url)
+        self._client, self._writes, self.prefix = connect(url), Writes(url), prefix_of(url)
         self._secret_url, self.url = url, shown(url)
         self.durable, self.read_only = durable, read_only
         self._clock = clock
@@ -119,16 +120,16 @@ class RedisEventLog(EventLog):
         if len(events) == 0:
             return AppendResult(np.empty(0, np.int64), 0, 0)
         arguments = _script_arguments(events, appended_ms, positions)
-        with said_to_a_person(self.url):
-            found = np.array(self._append_script(keys=[self.prefix], args=arguments), np.int64)
+        with self._writes.asking() as client:
+            found = np.array(self._append_script(keys=[self.prefix], args=arguments, client=client), np.int64)
         appended = int((found >= 0).sum())
         return AppendResult(found, appended, len(found) - appended)
 
     def append_upsert(self, payload: bytes) -> int:
         check_upsert(payload)
         self._check_writable()
-        with said_to_a_person(self.url):
-            return int(self._client.rpush(self._key("upserts"), payload)) - 1
+        with self._writes.asking() as client:
+            return int(client.rpush(self._key("upserts"), payload)) - 1
 
     # ------------------------------------------------------------------ read
 
@@ -323,6 +324,7 @@ class RedisEventLog(EventLog):
     def close(self) -> None:
         self._is_closed = True
         self._client.close()
+        self._writes.close()
 
     def _load(self, contents: Contents) -> None:
         if self._meta("next_position") or next(self.upserts(), None):

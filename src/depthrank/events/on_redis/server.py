@@ -20,7 +20,8 @@ from redis.retry import Retry
 
 DEFAULT_PREFIX = "depthrank"
 CONNECT_TIMEOUT_S = 2.0
-ANSWER_TIMEOUT_S = 30.0
+ANSWER_TIMEOUT_S = 30.0  # of what nobody waits for at a screen, and what may take long: scans, imports, removals
+WRITE_TIMEOUT_S = 5.0
 REWRITE_TIMEOUT_S = 3600.0
 POLL_S = 0.02
 
@@ -28,27 +29,44 @@ POLL_S = 0.02
 Client = Any  # redis.Redis, whose stubs do not know that answers here are always bytes
 
 
-def connect(url: str) -> tuple[Client, str]:
-    """A client and the key prefix that ``?prefix=`` names.
+def prefix_of(url: str) -> str:
+    """The key prefix that ``?prefix=`` names."""
+    return dict(parse_qsl(urlsplit(url).query)).get("prefix", DEFAULT_PREFIX)
+
+
+def connect(url: str, timeout_s: float = ANSWER_TIMEOUT_S) -> Client:
+    """A client that waits ``timeout_s`` for an answer.
 
     Nothing is sent twice: an append whose answer was lost may have been done. The pool itself replaces connections that
     a restart of the server closed.
     """
     parts = urlsplit(url)
     query = dict(parse_qsl(parts.query))
-    prefix = query.pop("prefix", DEFAULT_PREFIX)
+    for own in ("prefix", "timeout_s"):
+        query.pop(own, None)
     scheme = parts.scheme.replace("valkey", "redis")
     plain = urlunsplit((scheme, parts.netloc, parts.path, urlencode(query), ""))
     try:
-        client = redis.Redis.from_url(
+        return redis.Redis.from_url(
             plain,
             socket_connect_timeout=CONNECT_TIMEOUT_S,
-            socket_timeout=ANSWER_TIMEOUT_S,
+            socket_timeout=timeout_s,
             retry=Retry(NoBackoff(), 0),
         )
     except ValueError as error:
         raise LogError(f"{shown(url)} is not an address of Redis: {error}; write redis://host:6379/0") from error
-    return client, prefix
+
+
+def write_timeout_s(url: str) -> float:
+    """How long a write waits for its answer: ``?timeout_s=``. Raises LogError."""
+    given = dict(parse_qsl(urlsplit(url).query)).get("timeout_s")
+    try:
+        seconds = WRITE_TIMEOUT_S if given is None else float(given)
+    except ValueError:
+        seconds = -1.0
+    if not 0 < seconds <= ANSWER_TIMEOUT_S:
+        raise LogError(f"timeout_s is {given!r}: expected seconds above 0 and at most {ANSWER_TIMEOUT_S:g}")
+    return seconds
 
 
 def shown(url: str) -> str:

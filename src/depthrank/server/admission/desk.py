@@ -148,9 +148,11 @@ class Desk:
         else:
             self.cohorts.kept(claim.floor_ms)
         backlog_ms = lane.backlog_ms(now_s)
-        if not self.guard.allows(backlog_ms + lane.wall_s(claim.floor_ms) * 1e3):
+        floors_ms = lane.floors_ms(now_s) + lane.wall_s(claim.floor_ms) * 1e3
+        if not self.guard.allows(floors_ms):
             reason = (
-                f"{backlog_ms:.0f} ms of work wait, answers were late lately at more than {self.guard.limit_ms:.0f} ms"
+                f"{floors_ms:.0f} ms of work without depth, answers were late lately at more than "
+                f"{self.guard.limit_ms:.0f} ms"
             )
             if lane.waiting and self._acts(claim, "concurrency", self.gates.concurrency, reason):
                 return self._refused(claim, "concurrency", reason, backlog_ms / 2e3, now_s)
@@ -247,11 +249,10 @@ class Desk:
         return start_s + lane.wall_s(claim.floor_ms) <= claim.deadline_s
 
     def _terms(self, claim: Claim, lane: LaneQueue, start_s: float) -> Terms:
-        """At the price of now, until the time that others need."""
-        if self.gates.price == "enforce":
-            claim.price = self.pricing.of(claim.version)
+        """At the price of now and of the queue, until the time that others need."""
+        self._set_price(claim, lane, start_s)
         until_s = lane.until_s(claim, start_s)
-        stop_s = own_s = max(claim.latest_s, start_s + lane.wall_s(claim.floor_ms))
+        stop_s = own_s = lane.own_until_s(claim, start_s)
         if until_s < own_s:
             others = f"{len(lane.waiting)} requests behind it need the rest"
             reason = f"{(until_s - start_s) * 1e3:.0f} of {(own_s - start_s) * 1e3:.0f} ms were its own, {others}"
@@ -265,6 +266,33 @@ class Desk:
         limited = claim.has_deadline or claim.shortened
         return Terms(mode, budget, stop_s if limited else math.inf, claim.price)
 
+    def _set_price(self, claim: Claim, lane: LaneQueue, start_s: float) -> None:
+        """What compute costs the claim: the price that follows the load, and more where those that wait could not all
+        have the depth that it would give them."""
+        if self.gates.price != "enforce":
+            return
+        claim.price = usual = self.pricing.of(claim.version)
+        if usual is None or claim.mode != "adaptive":
+            return
+        share = lane.depth_share(claim, start_s, self._wanted_now_ms, self.guard.limit_ms / 1e3)
+        if share < 1:
+            wanted = self._wanted_now_ms(claim)
+            claim.price = max(usual, self._price_at(claim, claim.floor_ms + share * (wanted - claim.floor_ms)))
+
+    def _wanted_now_ms(self, claim: Claim) -> float:
+        """What a claim would take at the price that follows the load."""
+        return self._wanted_ms(claim, price=self.pricing.of(claim.version))
+
+    def _price_at(self, claim: Claim, cost_ms: float) -> float:
+        """The price at which a claim is predicted to take ``cost_ms``."""
+        economy, forecast = self.forecasts.economy(claim.version), claim.forecast
+        share = cost_ms / max(forecast.full_ms, 1e-9)
+        if economy is None or not economy.prices:
+            return self.pricing.usual(claim.version) / max(share, 1e-9)
+        if cost_ms <= forecast.router_ms:
+            return economy.prices[-1][0]
+        return economy.price_at(share / self.forecasts.correction(claim.version))
+
     def _depth(self, claim: Claim, lane: LaneQueue, start_s: float, stop_s: float) -> tuple[Mode, float | None]:
         """Mode and budget: full depth that does not fit is narrowed, and a version without a policy is capped."""
         mode, budget = claim.mode, claim.budget
@@ -274,18 +302,22 @@ class Desk:
             if self._acts(claim, "full", self.gates.full, reason, "degraded"):
                 mode, budget = "adaptive", max(1e-6, min(1.0, left_ms / full_ms))
         economy = self.forecasts.economy(claim.version)
-        if mode == "adaptive" and economy is not None and not economy.prices:
-            cap = 1.0 / max(self.pricing.dearness(claim.version), 1.0)
-            if self.gates.price == "enforce" and cap < (1.0 if budget is None else budget):
+        if mode == "adaptive" and economy is not None and not economy.prices and claim.price is not None:
+            cap = 1.0 / max(self._dearness(claim), 1.0)
+            if cap < (1.0 if budget is None else budget):
                 budget = cap
         return mode, budget
 
+    def _dearness(self, claim: Claim) -> float:
+        """A claim's price as a multiple of the usual one."""
+        return 1.0 if claim.price is None else claim.price / self.pricing.usual(claim.version)
+
     def _note_price(self, claim: Claim) -> None:
-        dearness = self.pricing.dearness(claim.version)
+        dry = self.gates.price == "dry-run"
+        dearness = self.pricing.dearness(claim.version) if dry else self._dearness(claim)
         if claim.mode == "adaptive" and dearness > 1.05:
             reason = f"compute costs {dearness:.3g} times its usual price"
-            self._acts(claim, "price", self.gates.price, reason, "degraded")
-            if self.gates.price == "enforce":
+            if self._acts(claim, "price", self.gates.price, reason, "degraded"):
                 claim.notes.append(f"overload: {reason}")
 
     # ------------------------------------------------------------------ ends
@@ -351,18 +383,22 @@ class Desk:
         self.pricing.tick(now_s, capacity)
         self.cohorts.tick(now_s, capacity)
 
-    def _wanted_ms(self, claim: Claim, mode: Mode | None = None, budget: float | None = None) -> float:
+    def _wanted_ms(
+        self, claim: Claim, mode: Mode | None = None, budget: float | None = None, price: float | None = None
+    ) -> float:
         mode, budget = mode or claim.mode, claim.budget if budget is None else budget
+        price = claim.price if price is None else price
         forecast, economy = claim.forecast, self.forecasts.economy(claim.version)
         if mode == "full":
             return forecast.full_ms
         if mode == "router" or economy is None:
             return forecast.router_ms
         if economy.prices:
-            price = claim.price if claim.price is not None else (economy.default_price or economy.prices[0][0])
+            price = price if price is not None else (economy.default_price or economy.prices[0][0])
             wanted = self.forecasts.wanted_ms(claim.version, forecast, economy.cost_at(price))
         else:
-            wanted = self.forecasts.wanted_ms(claim.version, forecast, 1 / self.pricing.dearness(claim.version))
+            share = 1.0 if price is None else self.pricing.usual(claim.version) / price
+            wanted = self.forecasts.wanted_ms(claim.version, forecast, min(share, 1.0))
         return wanted if budget is None else max(forecast.router_ms, min(wanted, budget * forecast.full_ms))
 
     def _acts(self, claim: Claim, gate: str, mode: Gate, reason: str, what: str = "refused") -> bool:

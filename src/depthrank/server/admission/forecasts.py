@@ -59,9 +59,13 @@ class Forecasts:
         router = cold if known is None else warm
         return Forecast(router, max(full, router), max(0.0, cold - warm))
 
+    def correction(self, version: str) -> float:
+        """What requests with depth took lately, as a multiple of what was predicted."""
+        return self._correction.get(version, 1.0)
+
     def wanted_ms(self, version: str, forecast: Forecast, fraction: float) -> float:
         """What a request takes whose choices cost ``fraction`` of full depth on average."""
-        depth = fraction * forecast.full_ms * self._correction.get(version, 1.0)
+        depth = fraction * forecast.full_ms * self.correction(version)
         return min(max(depth, forecast.router_ms), forecast.full_ms)
 
     def learn(self, claim: Claim, spent: Spent | None, thread_ms: float) -> None:

@@ -2,7 +2,9 @@
 
 Time is planned with the least that each request can be served with (``floor_ms``): as long as those sums fit, everybody
 gets at least the router's answer in time, and what is left of the time is depth. A request is let in only where it
-fits and pushes nobody out; one that starts may run until those behind it would be pushed out.
+fits and pushes nobody out. Depth is shared: one that starts gets as much of what it wants as everybody who waits can
+have alike (``depth_share``), and it must end, whatever was predicted, before those behind it would be pushed out
+(``until_s``). Both leave a part of the time unplanned, for whoever comes next and for predictions that are off.
 
 Legend: times in seconds on the monotonic clock; work in thread-milliseconds; ``speed``: thread time an engine gets
 out of wall time, below 1 where it shares its core.
@@ -12,7 +14,7 @@ from __future__ import annotations
 
 import math
 from bisect import insort
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 from depthrank.server.admission.claim import Claim
@@ -20,6 +22,8 @@ from depthrank.server.admission.claim import Claim
 FIRST_SPEED = 0.9
 SPEED_MEMORY_S = 2.0
 SLOWEST = 0.05
+PLANNED = 0.7  # of the time until a deadline, for work with depth
+SURE = 0.9  # of it, after which depth ends even where it was predicted to fit
 
 
 @dataclass
@@ -44,6 +48,11 @@ class LaneQueue:
     def backlog_ms(self, now_s: float) -> float:
         """Wall milliseconds until everything here is served at its floor."""
         return (self.free_s(now_s) - now_s) * 1e3 + self.wall_s(sum(c.floor_ms for c in self.waiting)) * 1e3
+
+    def floors_ms(self, now_s: float) -> float:
+        """The same, had what runs no depth either: what no price can make less."""
+        running_s = min(self.free_s(now_s) - now_s, self.wall_s(sum(c.floor_ms for c in self.running)))
+        return (running_s + self.wall_s(sum(c.floor_ms for c in self.waiting))) * 1e3
 
     def in_time(self, claim: Claim, end_s: float) -> bool:
         """Whether an answer that is computed by ``end_s`` is."""
@@ -81,17 +90,35 @@ class LaneQueue:
             few, enough = (few, half) if self.fits(claim, now_s, lower[:half]) else (half, enough)
         return lower[:enough]
 
+    def depth_share(
+        self, claim: Claim, start_s: float, wanted_ms: Callable[[Claim], float], most_s: float = math.inf
+    ) -> float:
+        """How much of what they want beyond their floors ``claim``, which starts now, and all that wait can have alike,
+        from 0 to 1, each by ``PLANNED`` of the time until its deadline and of ``most_s``. Who is late anyway does not
+        count."""
+        share, floors_s, depth_s = 1.0, 0.0, 0.0
+        for one in (claim, *self.waiting):
+            floors_s += self.wall_s(one.floor_ms)
+            depth_s += self.wall_s(max(0.0, wanted_ms(one) - one.floor_ms))
+            left_s = min(one.latest_s - start_s, most_s)
+            if depth_s > 0 and left_s >= floors_s:
+                share = min(share, (PLANNED * left_s - floors_s) / depth_s)
+        return max(0.0, share)
+
     def until_s(self, claim: Claim, start_s: float) -> float:
-        """How long ``claim``, which starts now, may run so that all that wait can be served at their floors in time; no
-        less than its own floor. Who is late anyway does not count."""
+        """How long ``claim``, which starts now, may run so that all that wait can be served at their floors, and for
+        sure; no less than its own floor. Who is late anyway does not count."""
         least_s = start_s + self.wall_s(claim.floor_ms)
-        until_s, behind_s = claim.latest_s, 0.0
+        until_s, behind_s = self.own_until_s(claim, start_s), 0.0
         for other in self.waiting:
             behind_s += self.wall_s(other.floor_ms)
-            end_s = other.latest_s - behind_s
-            if least_s <= end_s < until_s:
-                until_s = end_s
+            if least_s <= other.latest_s - behind_s:
+                until_s = min(until_s, start_s + SURE * (other.latest_s - start_s) - behind_s)
         return max(until_s, least_s)
+
+    def own_until_s(self, claim: Claim, start_s: float) -> float:
+        """How long ``claim``, which starts now, may run where nobody waits."""
+        return max(start_s + SURE * (claim.latest_s - start_s), start_s + self.wall_s(claim.floor_ms))
 
     def put(self, claim: Claim) -> None:
         """Queue a claim."""

@@ -51,10 +51,14 @@ class Pricing:
         known = self._controllers.get(version)
         return None if known is None else known.price
 
+    def usual(self, version: str) -> float:
+        """The price where there is room; 1 where nothing is known of a version."""
+        return self._usual.get(version, 1.0)
+
     def dearness(self, version: str) -> float:
         """The price as a multiple of the usual one."""
         price = self.of(version)
-        return 1.0 if price is None else price / self._usual[version]
+        return 1.0 if price is None else price / self.usual(version)
 
     def router_only(self, version: str) -> bool:
         """Whether a version is at its highest price."""

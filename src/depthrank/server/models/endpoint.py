@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import threading
 from collections.abc import Callable
-from contextlib import suppress
 
 from starlette.requests import Request as HttpRequest
 from starlette.responses import Response
@@ -18,6 +16,7 @@ from depthrank.server.bodies import read_body
 from depthrank.server.error_answers import error_answer, request_id_of
 from depthrank.server.models.action import ModelAction, read_action
 from depthrank.server.models.folders import DELTA_MARKER, allowed_artifact
+from depthrank.server.models.give_way import GiveWay
 from depthrank.server.models.versions import ModelConflictError, Models
 from depthrank.server.models.view import models_view
 from depthrank.server.service import Service
@@ -41,7 +40,7 @@ async def change_models(http: HttpRequest) -> Response:
     body = await read_body(http, service.settings)
     action = read_action(decode_json(body, service.settings.limits))
     try:
-        await _run(models, action, settings.load_nice)
+        await _run(models, action, GiveWay(service.is_busy, settings.load_nice))
     except ModelConflictError as error:
         return error_answer(request_id_of(http), 409, "model_conflict", str(error))
     except ArtifactError as error:
@@ -56,11 +55,11 @@ def _is_admin(http: HttpRequest) -> bool:
     return str(getattr(client, "name", "")).startswith("token:") and "admin" in getattr(client, "scopes", ())
 
 
-async def _run(models: Models, action: ModelAction, nice: int) -> None:
+async def _run(models: Models, action: ModelAction, give_way: GiveWay) -> None:
     match action.action:
         case "load":
             path = allowed_artifact(action.path or "", models.folders)
-            await _aside(lambda: models.load(path, action.label, action.share), nice)
+            await _aside(lambda: models.load(path, action.label, action.share), give_way)
         case "label":
             assert action.model is not None and action.label is not None
             models.label(action.model, action.label, action.share)
@@ -68,23 +67,21 @@ async def _run(models: Models, action: ModelAction, nice: int) -> None:
             models.unload(action.model or "")
         case "delta":
             path = allowed_artifact(action.path or "", models.folders, DELTA_MARKER)
-            await _aside(lambda: models.apply_delta(path, action.model), nice)
+            await _aside(lambda: models.apply_delta(path, action.model), give_way)
         case "promote":
             models.promote()
         case "rollback":
             models.roll_back()
 
 
-async def _aside(call: Callable[[], object], nice: int) -> None:
+async def _aside(call: Callable[[], object], give_way: GiveWay) -> None:
     """Run a long call in a thread of its own that gives way to those that rank."""
     loop = asyncio.get_running_loop()
     done: asyncio.Future[None] = loop.create_future()
 
     def work() -> None:
-        with suppress(OSError, AttributeError):  # a system without priorities of threads loads all the same
-            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), nice)
         try:
-            call()
+            give_way.run(call)
         except BaseException as error:  # noqa: BLE001 - raised again where the call is awaited
             loop.call_soon_threadsafe(_settle, done, error)
         else:

@@ -32,6 +32,7 @@ from depthrank.server.ranker_port import HasItems, ServedRanker, TakesDeltas
 
 logger = logging.getLogger("depthrank.server")
 Load = Callable[[Path], ServedRanker]
+TakeOver = Callable[[ServedRanker, ServedRanker], object]
 NO_EVENTS = EventBatch(user=[], item=[], action=[], time_ms=np.zeros(0, np.int64))
 
 
@@ -41,7 +42,8 @@ class ModelConflictError(DepthrankError):
 
 class Models:
     """A ServedRanker over several versions. ``load`` makes a ranker of an artifact folder, over the same log; None: no
-    version can be loaded. ``owns_first``: the first ranker is closed here too."""
+    version can be loaded. ``owns_first``: the first ranker is closed here too. ``take_over`` gives a ranker, before it
+    serves, what another one has found out."""
 
     def __init__(
         self,
@@ -53,11 +55,12 @@ class Models:
         owns_first: bool = False,
         clock_s: Callable[[], float] = time.monotonic,
         quality: Quality | None = None,
+        take_over: TakeOver | None = None,
     ) -> None:
         self.settings = settings or ModelSettings()
         self.loading: str | None = None
         self.loads = self.switches = 0
-        self._load, self._clock_s = load, clock_s
+        self._load, self._take_over, self._clock_s = load, take_over, clock_s
         self.first_path = None if path is None else str(path)
         version = Version(first, self.first_path, owns_first, clock_s)
         self._versions = {version.model: version}
@@ -309,6 +312,9 @@ class Models:
             try:
                 self._check_fits(ranker)
                 ranker.warm()
+                if self._take_over is not None:
+                    with self._holding_stable() as lease:
+                        self._take_over(ranker, lease.ranker)
                 version = self._enter(Version(ranker, str(path), True, self._clock_s))
             except BaseException:
                 ranker.close()

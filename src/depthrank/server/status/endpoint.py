@@ -46,6 +46,7 @@ def status_of(service: Service, *, show_users: bool) -> dict[str, Any]:
         "models": [
             _model(view) for view in models_view(service.models, service.phase.value, service.outcomes.shadow).models
         ],
+        "deltas": None if service.deltas is None else service.deltas.plain(),
         "drift": service.outcomes.drift.plain(),
     }
 

@@ -127,6 +127,7 @@ class Engine:
             self._log = open_log(self._start.log, read_only=True)
         size = self._start.user_state_bytes
         cache: dict[str, Any] = {} if size is None else {"user_state_bytes": size}
+        cache["hot_row_bytes"] = self._start.hot_row_bytes
         path = message.artifact if _is_still(message.artifact, message.model_id) else message.copy
         ranker = Ranker.load(path, self._log, limits=self._start.limits, copy=True, **cache)
         for delta in message.deltas:

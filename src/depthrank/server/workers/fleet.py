@@ -86,11 +86,12 @@ class Fleet:
         limits: Limits,
         settings: WorkerSettings | None = None,
         user_state_bytes: int | None = None,
+        hot_row_bytes: int = 0,
         monotonic_s: Callable[[], float] = time.perf_counter,
     ) -> None:
         self.settings = settings or WorkerSettings()
         self.log = log
-        self._start = Start(log.url, limits, user_state_bytes)
+        self._start = Start(log.url, limits, user_state_bytes, hot_row_bytes)
         self._now = monotonic_s
         self._versions: dict[str, FleetVersion] = {}
         self._seen = Seen(_position(log), -1)

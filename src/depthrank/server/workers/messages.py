@@ -27,6 +27,7 @@ class Start(msgspec.Struct, tag=True):
     log: str
     limits: Limits
     user_state_bytes: int | None
+    hot_row_bytes: int = 0
 
 
 class Load(msgspec.Struct, tag=True):

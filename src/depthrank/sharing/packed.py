@@ -1,0 +1,167 @@
+"""Packed sequences while a module is traced: recurrent nets over padded rows, each read up to its own length.
+
+``pack_padded_sequence`` sorts the batch by length and lays it out step by step, so its sizes depend on values and
+torch.export cannot follow. What it means is fixed, row by row: a recurrent net runs from the first to the last valid
+step of each row (the other way round in its second direction), and ``pad_packed_sequence`` fills the rest. So, while a
+module is traced, the data of a packed sequence is the padded tensor [B, L, F] itself and ``batch_sizes`` stands for the
+lengths; the nets of the module run layer by layer over that.
+
+Letters: B rows, L steps, F features, H hidden units, K layers x directions.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import rnn
+
+_VF: Any = torch._VF
+_PACK, _PAD = rnn.pack_padded_sequence.__code__, rnn.pad_packed_sequence.__code__
+_INVERT = rnn.invert_permutation.__code__
+NOT_MINE = object()
+
+
+class PackedSequences:
+    """The packed sequences of one trace; active between ``start`` and ``stop``, which bracket the module's nets."""
+
+    def __init__(self, module: nn.Module) -> None:
+        self._nets = [m for m in module.modules() if isinstance(m, (nn.GRU, nn.LSTM, nn.RNN)) and _plain(m)]
+        self._lengths: dict[int, tuple[Tensor, Tensor]] = {}  # id of batch_sizes -> (it, lengths [B])
+
+    def start(self) -> None:
+        for net in self._nets:
+            net.__dict__["forward"] = self._forward(net, net.forward)
+
+    def stop(self) -> None:
+        for net in self._nets:
+            net.__dict__.pop("forward", None)
+
+    def answer(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """The value of a call that torch's own packing makes, or ``NOT_MINE``."""
+        name = getattr(func, "__name__", "")
+        if name == "_pack_padded_sequence":
+            return self._pack(*args)
+        if name == "_pad_packed_sequence" and id(args[1]) in self._lengths:
+            return self._pad(*args)
+        if name not in ("sort", "index_select", "__getitem__", "scatter_"):
+            return NOT_MINE
+        code = _packing()
+        if code is _PACK and name == "sort":
+            return args[0], args[0]
+        if code in (_PACK, _PAD) and name in ("index_select", "__getitem__"):
+            return args[0]
+        if code is _INVERT and name == "scatter_":
+            return args[0]
+        return NOT_MINE
+
+    def _pack(self, x: Tensor, lengths: Tensor, batch_first: bool) -> tuple[Tensor, Tensor]:
+        data_BLF = x if batch_first else x.transpose(0, 1)
+        stand_in = lengths.new_empty(data_BLF.shape[1])
+        self._lengths[id(stand_in)] = (stand_in, lengths)
+        return data_BLF, stand_in
+
+    def _pad(
+        self, data_BLF: Tensor, batch_sizes: Tensor, batch_first: bool, padding: float, total: int
+    ) -> tuple[Tensor, Tensor]:
+        lengths = self._lengths[id(batch_sizes)][1]
+        num_steps = data_BLF.shape[1]
+        valid = torch.arange(num_steps) < lengths.unsqueeze(1)
+        out = data_BLF.masked_fill(~valid.unsqueeze(-1), padding)
+        if total > num_steps:
+            out = nn.functional.pad(out, (0, 0, 0, total - num_steps), value=padding)
+        return out if batch_first else out.transpose(0, 1), lengths
+
+    def _forward(self, net: nn.RNNBase, own: Callable[..., Any]) -> Callable[..., Any]:
+        """The forward of a recurrent net that takes our packed sequences too."""
+
+        def forward(x: Any, hx: Any = None) -> Any:
+            if not isinstance(x, rnn.PackedSequence) or id(x.batch_sizes) not in self._lengths:
+                return own(x) if hx is None else own(x, hx)
+            out, last = _run(net, x.data, self._lengths[id(x.batch_sizes)][1], hx)
+            return rnn.PackedSequence(out, *x[1:]), last
+
+        return forward
+
+
+def _plain(net: nn.RNNBase) -> bool:
+    """Neither a projection nor dropout that is switched on."""
+    return net.proj_size == 0 and not (net.training and net.dropout)
+
+
+def _packing() -> Any:
+    """The code of torch's packing that is running now, if any; it calls nothing but torch."""
+    frame: Any = sys._getframe(1)
+    while frame is not None and frame.f_code not in (_PACK, _PAD, _INVERT):
+        frame = frame.f_back
+    return frame.f_code if frame is not None else None
+
+
+def _run(net: nn.RNNBase, x: Tensor, lengths: Tensor, hx: Any) -> tuple[Tensor, Any]:
+    """x [B, L, F] up to each row's own length: output [B, L, directions * H], last states [K, B, H]."""
+    is_lstm = isinstance(net, nn.LSTM)
+    steps = torch.arange(x.shape[1])
+    backwards_BL = (lengths.unsqueeze(1) - 1 - steps).clamp(min=0)
+    last_B1 = (lengths - 1).unsqueeze(1)
+    directions = 2 if net.bidirectional else 1
+    per_net = len(net._flat_weights) // (net.num_layers * directions)
+    states: list[Tensor] = []
+    cells: list[Tensor] = []
+    for layer in range(net.num_layers):
+        outs = []
+        for direction in range(directions):
+            place = layer * directions + direction
+            weights: list[Any] = net._flat_weights[place * per_net : (place + 1) * per_net]
+            own = _steps_at(x, backwards_BL) if direction else x
+            first = _initial(hx, place, own, net.hidden_size, is_lstm)
+            out = _one_layer(net, own, first, weights)
+            states.append(_steps_at(out, last_B1)[:, 0])
+            if is_lstm:
+                cells.append(_steps_at(_cells(own, out, first, weights), last_B1)[:, 0])
+            outs.append(_steps_at(out, backwards_BL) if direction else out)
+        x = torch.cat(outs, -1) if directions == 2 else outs[0]
+    last = torch.stack(states)
+    return x, (last, torch.stack(cells)) if is_lstm else last
+
+
+def _steps_at(x: Tensor, index_BL: Tensor) -> Tensor:
+    """The steps of each row that its own indices name."""
+    return torch.gather(x, 1, index_BL.unsqueeze(-1).expand(-1, -1, x.shape[-1]))
+
+
+def _initial(hx: Any, place: int, x: Tensor, hidden: int, is_lstm: bool) -> tuple[Tensor, ...]:
+    """The first state of one layer and direction, [1, B, H]; with its cell for an LSTM."""
+    if hx is None:
+        zero = x.new_zeros(1, x.shape[0], hidden)
+        return (zero, zero) if is_lstm else (zero,)
+    return tuple(h[place : place + 1] for h in (hx if is_lstm else (hx,)))
+
+
+def _one_layer(net: nn.RNNBase, x: Tensor, first: tuple[Tensor, ...], weights: list[Any]) -> Tensor:
+    settings = (net.bias, 1, 0.0, False, False, True)
+    out: Tensor
+    if isinstance(net, nn.LSTM):
+        out = _VF.lstm(x, first, weights, *settings)[0]
+    elif isinstance(net, nn.GRU):
+        out = _VF.gru(x, first[0], weights, *settings)[0]
+    else:
+        run = _VF.rnn_tanh if net.nonlinearity == "tanh" else _VF.rnn_relu
+        out = run(x, first[0], weights, *settings)[0]
+    return out
+
+
+def _cells(x: Tensor, out: Tensor, first: tuple[Tensor, ...], weights: list[Any]) -> Tensor:
+    """The cell of an LSTM after every step, [B, L, H], from its outputs: gates need no recurrence once they are known."""
+    before = torch.cat([first[0].transpose(0, 1), out[:, :-1]], 1)
+    bias = weights[2:] if len(weights) > 2 else [None, None]
+    gates = nn.functional.linear(x, weights[0], bias[0]) + nn.functional.linear(before, weights[1], bias[1])
+    into, kept, new, _ = gates.chunk(4, -1)
+    added, kept = into.sigmoid() * new.tanh(), kept.sigmoid()
+    cell, every = first[1][0], []
+    for step in range(x.shape[1]):
+        cell = kept[:, step] * cell + added[:, step]
+        every.append(cell)
+    return torch.stack(every, 1)
