@@ -8,7 +8,7 @@ ones by item). Some of them are touched: their item (or its author, brand) occur
     1 / its number (0: untouched),  ln(1 + touched ones of the list),
     ln(1 + untouched ones before it),  share of touched ones before it, and after it,
     1 / the number of its neighbour before it, and after it,
-    places to the touched ones numbered 1, 2 and 3, as signed ln(1 + |places|), and whether there is none: two floats each
+    places to the touched ones numbered 1, 2 and 3: signed ln(1 + |places|), and whether there is none
 
 All 0 and none where its own value is missing. A row depends on the candidates and the history of its own request alone.
 

@@ -225,8 +225,10 @@ def index(reader: Reader, x: Layout, indices: list[Layout | None]) -> Layout:
     if len(named) == 1:
         return _index_one(reader, x, *named[0])
     batch = x.batch_dim
-    if len(named) == 2 and batch == named[0][0] == 0 and _is_row_numbers(named[0][1]):
-        return _index_own_row(reader, x, *named[1])
+    own = [(d, i) for d, i in named if not (d == batch and _is_row_numbers(i))]
+    if len(named) == 2 and len(own) == 1 and [d for d, _ in named] == [0, 1]:
+        rows_first = Layout(x.node, (x.groups[batch or 0], x.groups[own[0][0]], *x.groups[2:]))
+        return _index_own_row(reader, rows_first, 1, own[0][1])
     if not x.node.batched and x.batch_dim is None and [d for d, _ in named] == list(range(len(named))):
         return _table_rows(reader, *_flattened(reader, x, [i for _, i in named]), 0)
     if all(not i.node.batched for _, i in named) and all(not x.holds_batch(d) for d, _ in named):
@@ -304,14 +306,15 @@ def _flattened(reader: Reader, table: Layout, indices: list[Layout]) -> tuple[La
 
 
 def _index_own_row(reader: Reader, x: Layout, dim: int, index: Layout) -> Layout:
-    """x[arange(B), index]: each row reads its own position."""
+    """x[arange(B), index], index [B] or [B, ...]: each row reads positions of its own."""
     if not index.node.batched:
         return _index_one(reader, x, dim, index)
-    flat = canonical(reader.graph, x, [0, dim, *(d for d in range(x.rank) if d not in (0, dim))])
-    if flat.groups[0] != (BATCH,) or index.groups[0] != (BATCH,) or index.rank != 1 or dim != 1:
+    flat = canonical(reader.graph, x)
+    own = canonical(reader.graph, index)
+    if flat.groups[0] != (BATCH,) or own.groups[0] != (BATCH,) or dim != 1:
         reader.refuse("an index pairs rows of the batch in a way that has no rule for sharing")
-    dims = list(flat.node.dims[1:])
-    node = reader.node("take_rows", [flat.node, index.node], dims, x.node.dtype)
+    dims = [*own.node.dims, *flat.node.dims[1:]]
+    node = reader.node("take_rows", [flat.node, own.node], dims, x.node.dtype)
     return Layout(node, ((BATCH,), *((k,) for k in range(len(dims)))))
 
 
