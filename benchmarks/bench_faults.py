@@ -1,7 +1,7 @@
 """Faults in a loop: kill -9 under writes, restarts, and a mixed load that something hurts every few seconds.
 
     python benchmarks/bench_faults.py [--artifact demo/artifact] [--events demo/events] [--kills 100] [--minutes 1.5]
-                                      [--every-s 5] [--json F]
+                                      [--every-s 5] [--pause-ms 0] [--json F]
 
 Kills: four writers append events with event ids; the server is killed with SIGKILL at a random moment; what was
 acknowledged must be in the log, which must verify. Servers are forked from a process that has imported everything, so
@@ -46,6 +46,7 @@ def main() -> None:
     parser.add_argument("--kill-s", type=float, default=110.0, help="end the kills after so many seconds")
     parser.add_argument("--minutes", type=float, default=1.5)
     parser.add_argument("--every-s", type=float, default=5.0)
+    parser.add_argument("--pause-ms", type=float, default=0.0, help="of each mixed client between two requests")
     parser.add_argument("--json", type=Path)
     wanted = parser.parse_args()
     nursery = Nursery()
@@ -56,7 +57,7 @@ def main() -> None:
                 "machine": machine_facts("depthrank", "lmdb"),
                 "restart_to_ready_s": restarts(folder),
                 "kills": Kills(nursery, folder).run(wanted.kills, wanted.kill_s),
-                "mixed": Mixed(nursery, folder).run(wanted.minutes * 60, wanted.every_s),
+                "mixed": Mixed(nursery, folder, wanted.pause_ms / 1e3).run(wanted.minutes * 60, wanted.every_s),
             }
     finally:
         nursery.stop()
@@ -84,17 +85,17 @@ def restarts(folder: Path) -> dict[str, float]:
 
 
 class Writer:
-    """Appends events one by one; ``acknowledged`` counts them, so the ids are known."""
+    """Appends events one by one, with ``pause_s`` between them; ``acknowledged`` counts them, so the ids are known."""
 
-    def __init__(self, name: str) -> None:
-        self.name, self.acknowledged = name, 0
+    def __init__(self, name: str, pause_s: float = 0.0) -> None:
+        self.name, self.pause_s, self.acknowledged = name, pause_s, 0
         self.refused: Counter[int] = Counter()
         self.stop = threading.Event()
 
     def run(self, server: Server) -> None:
         """Until the server is gone, or it is told to stop; what was refused is sent again."""
         with httpx.Client(base_url=server.client.base_url, timeout=60) as client:
-            while not self.stop.is_set():
+            while not self.stop.wait(self.pause_s):
                 body = {
                     "user": self.name,
                     "item": "1",
@@ -137,9 +138,11 @@ class Kills:
             with self._nursery.running(self._artifact, self._log) as server:
                 ready_s.append(time.monotonic() - started)
                 threads = [threading.Thread(target=writer.run, args=(server,)) for writer in writers]
+                before = sum(writer.acknowledged for writer in writers)
                 for thread in threads:
                     thread.start()
-                time.sleep(chance.uniform(0.02, 0.3))
+                wait_for(lambda n=before: sum(writer.acknowledged for writer in writers) > n)  # so it is amid writes
+                time.sleep(chance.uniform(0.0, 0.3))
                 server.kill()
                 for thread in threads:
                     thread.join()
@@ -154,15 +157,16 @@ class Kills:
 class Mixed:
     """Ranks, writes and switches while faults come and go."""
 
-    def __init__(self, nursery: Nursery, folder: Path) -> None:
+    def __init__(self, nursery: Nursery, folder: Path, pause_s: float) -> None:
         self._nursery, self._folder, self._log = nursery, folder, f"lmdb:{folder / 'events'}"
+        self._pause_s = pause_s
         self._answers: Counter[str] = Counter()
         self._faults: Counter[str] = Counter()
         self._stop = threading.Event()
 
     def run(self, seconds: float, every_s: float) -> dict[str, Any]:
         """What users saw, what was lost, and the slope of memory."""
-        writers = [Writer(f"writer-mixed{n}") for n in range(2)]
+        writers = [Writer(f"writer-mixed{n}", self._pause_s) for n in range(2)]
         settings = {"models": {"manage": True, "keep_previous": False}}
         with self._nursery.running(self._folder / "v1", self._log, settings=settings) as server:
             work: list[Callable[[], None]] = [lambda w=w: w.run(server) for w in writers]  # type: ignore[misc]
@@ -193,7 +197,7 @@ class Mixed:
     def _ask(self, server: Server, number: int) -> None:
         body = {"user": f"{number}", "candidates": [str(n) for n in range(1, 301)], "deadline_ms": 1_000}
         with httpx.Client(base_url=server.client.base_url, timeout=60) as client:
-            while not self._stop.is_set():
+            while not self._stop.wait(self._pause_s):
                 answer = client.post("/v1/rank", json=body)
                 named = answer.json().get("model", "none") if answer.status_code == 200 else "none"
                 self._answers[f"{answer.status_code} by {named}"] += 1

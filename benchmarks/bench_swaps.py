@@ -1,10 +1,12 @@
 """Model swaps under load: errors, latency beside a band of identical runs, memory over many swaps.
 
-    python benchmarks/bench_swaps.py [--artifact demo/artifact] [--events demo/events] [--swaps 200] [--json F]
+    python benchmarks/bench_swaps.py [--artifact demo/artifact] [--events demo/events] [--every-s 7] [--swaps 200]
+                                     [--json F]
 
 The server is a process of its own. Its capacity is taken as the goodput at which it answers a closed loop of two
-clients; then 70 % of that is offered three times: twice as it is (the band), and once while versions are loaded,
-labelled stable and unloaded, one after the other. Latency counts from the intended send time. About 4 minutes.
+clients; then 70 % of that is offered three times: twice as it is (the band), and once while a version is loaded,
+labelled stable and the one before unloaded, ten times, one every few seconds. Latency counts from the intended send
+time. Then 200 versions, one after the other, without a load, for memory. About 4 minutes.
 """
 
 from __future__ import annotations
@@ -23,7 +25,7 @@ from machine_facts import machine_facts
 from served_versions import Nursery, Server, model_folder, resident_mb, slope, write_result
 
 USERS, CANDIDATES = 200, 500
-BAND_S, MOST_SWAP_S = 25.0, 110.0
+BAND_S, SWAPS_UNDER_LOAD = 25.0, 10
 LOAD_SHARE = 0.7
 
 
@@ -32,7 +34,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--artifact", type=Path, default=Path("demo/artifact"))
     parser.add_argument("--events", type=Path, default=Path("demo/events"))
-    parser.add_argument("--swaps", type=int, default=200)
+    parser.add_argument("--every-s", type=float, default=7.0, help="between two swaps under load")
+    parser.add_argument("--swaps", type=int, default=200, help="without a load, for memory")
     parser.add_argument("--deadline-ms", type=float, default=100.0)
     parser.add_argument("--json", type=Path)
     wanted = parser.parse_args()
@@ -54,12 +57,14 @@ def measured(server: Server, wanted: argparse.Namespace) -> dict[str, Any]:
     capacity = closed_loop_rps(server, bodies)
     rate = LOAD_SHARE * capacity
     band = [loaded(server, bodies, rate, BAND_S, seed) for seed in (1, 2)]
-    swaps = Swaps(server, wanted.swaps)
+    swaps = Swaps(server, SWAPS_UNDER_LOAD, wanted.every_s)
     thread = threading.Thread(target=swaps.run)
     thread.start()
-    during = loaded(server, bodies, rate, MOST_SWAP_S, 3)
+    during = loaded(server, bodies, rate, SWAPS_UNDER_LOAD * wanted.every_s, 3)
     swaps.stop.set()
     thread.join()
+    alone = Swaps(server, wanted.swaps)
+    alone.run()
     p99 = [run["p99_ms"] for run in band]
     return {
         "machine": machine_facts("depthrank", "torch"),
@@ -70,7 +75,9 @@ def measured(server: Server, wanted: argparse.Namespace) -> dict[str, Any]:
         "band": band,
         "during_swaps": during,
         "p99_over_worse_of_band": round(during["p99_ms"] / max(p99), 3),
-        "swaps": swaps.facts(),
+        "late_or_refused": [run["sent"] - run["good"] for run in (*band, during)],
+        "swaps_under_load": swaps.facts(),
+        "swaps_alone": alone.facts(),
     }
 
 
@@ -106,11 +113,12 @@ def loaded(server: Server, bodies: list[dict[str, Any]], rate: float, seconds: f
 
 
 class Swaps:
-    """Loads the version that is not served, labels it stable, and notes how long it took and the memory after it."""
+    """Loads the version that is not served, labels it stable, and notes how long it took and the memory after it.
+    ``every_s``: from the start of one swap to the next."""
 
-    def __init__(self, server: Server, most: int) -> None:
+    def __init__(self, server: Server, most: int, every_s: float = 0.0) -> None:
         self.stop = threading.Event()
-        self._server, self._most = server, most
+        self._server, self._most, self._every_s = server, most, every_s
         self._seconds: list[float] = []
         self._memory_mb = [resident_mb(server.pid)]
         self._failed: list[str] = []
@@ -119,7 +127,7 @@ class Swaps:
         """Until there were enough, or it is told to stop."""
         with httpx.Client(base_url=self._server.client.base_url, timeout=120) as client:
             for number in range(self._most):
-                if self.stop.is_set():
+                if self.stop.wait(max(0.0, self._every_s - self._seconds[-1]) if self._seconds else 0.0):
                     return
                 started = time.monotonic()
                 body = {"action": "load", "path": "v2" if number % 2 == 0 else "v1", "label": "stable"}
@@ -136,6 +144,7 @@ class Swaps:
             "done": len(self._seconds) - len(self._failed),
             "failed": self._failed[:3],
             "mean_s": round(sum(self._seconds) / max(len(self._seconds), 1), 3),
+            "most_s": round(max(self._seconds, default=0.0), 3),
             "memory_mb": {
                 "first": round(kept[0], 1),
                 "half": round(kept[len(kept) // 2], 1),

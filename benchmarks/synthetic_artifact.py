@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from depthrank.artifact import Contents, save_artifact
+from depthrank.artifact import Contents, save_artifact, with_level_flops
 from depthrank.catalogue import Catalogue
 from depthrank.features import FeatureEncoder, FitSample
 from depthrank.model import ElasticRanker, derive_model_config
@@ -90,5 +90,6 @@ def write_artifact(out: Path, *, item_rows: int, request_rows: int, items: int, 
             table = features.table
             source = RandomRows(table.weight.shape[0], table.width, table.row_map.padding_rows(), seed + k)
             features.table = ServedTable(table.slots, table.width, source)
-    save_artifact(out, Contents(spec, model, encoder, catalogue, None, log_position=-1))
+    facts = with_level_flops({}, model.config)
+    save_artifact(out, Contents(spec, model, encoder, catalogue, None, log_position=-1, training=facts))
     return out

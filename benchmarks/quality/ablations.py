@@ -3,18 +3,17 @@
     python recipes/trivago/prepare.py
     python benchmarks/quality/ablations.py [--work work/trivago] [--only full "no history" ...] [--epochs 3] --json F
 
-One seed each. Task figures of the router and of the deepest level, and for lists MRR, hit@1 and recall@k: which share
-of the deepest level's first ten the router keeps in its first k. "apart" trains the two levels separately: a router
-alone, and a ranker whose router is no exit; its recall@k is of one model's order inside the other's.
-Results are added to the JSON file one by one, so that a run may be continued with --only.
+One seed each, by default what the recipe's own parts are worth (``PARTS``); ``--only`` names others. Task figures of
+the router and of the deepest level, what the whole recipe's deepest level has more, paired by user, and for lists
+recall@k: which share of the deepest level's first ten the router keeps in its first k. "apart" trains the two levels
+separately: a router alone, and a ranker whose router is no exit; its recall@k is of one model's order inside the
+other's. Scores are kept in WORK/quality, so that a run may be continued.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -24,15 +23,15 @@ import numpy as np
 import numpy.typing as npt
 import ours
 import yaml
-from paired import list_figures, task_figures
-from parts import Kept
+from paired import list_differences, list_figures, task_differences, task_figures
+from parts import Kept, about_run
 from rows import Rows
 
 from depthrank.metrics import rank_in_request, recall_at_k
 
 Plain = dict[str, Any]
 Scores = npt.NDArray[np.float32]  # [L, N, K]
-OF_HISTORY = ("history_match", "history_count")
+OF_HISTORY = ("history_match", "history_count", "history_along")
 TOP, KS = 10, (10, 12, 15, 18)
 
 
@@ -81,10 +80,23 @@ VARIANTS: dict[str, Callable[[Plain], None]] = {
 }
 
 
+PARTS = (
+    "full",
+    "no history",
+    "no sequence, history features kept",
+    "no target attention",
+    "no interaction",
+    "no time signal",
+    "no counters",
+    ROUTER_ALONE,
+    DEEPEST_ALONE,
+)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--work", type=Path, default=Path("work/trivago"), help="the prepared recipe")
-    parser.add_argument("--only", nargs="*", choices=list(VARIANTS), default=list(VARIANTS))
+    parser.add_argument("--only", nargs="*", choices=list(VARIANTS), default=list(PARTS))
     parser.add_argument("--epochs", type=int, default=None, help="of each, instead of the recipe's")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--json", type=Path, required=True)
@@ -93,32 +105,54 @@ def main() -> None:
 
     set_torch_threads(options.threads)
     kept = Kept(options.work, f"lmdb:{options.work}/events", frozenset())
-    rows = kept.rows().test
-    found = json.loads(options.json.read_text()) if options.json.exists() else {"command": sys.argv, "variants": {}}
+    data = kept.rows()
+    rows = data.test
+    found = about_run(data) | {"epochs": options.epochs, "variants": {}}
     scores: dict[str, Scores] = {}
     for name in options.only:
-        started = time.process_time()
-        scores[name] = _train(kept, VARIANTS[name], options.epochs)
-        found["variants"][name] = _figures(rows, scores[name]) | {"cpu_s": time.process_time() - started}
-        print(name, json.dumps(found["variants"][name]), flush=True)
+        scores[name], facts = _train(kept, name, options.epochs)
+        variant = _figures(rows, scores[name]) | facts
+        if "full" in scores and name != "full":
+            variant["full has more"] = _differences(rows, scores["full"][-1], scores[name][-1])
+        found["variants"][name] = variant
+        print(name, json.dumps(variant), flush=True)
         if {ROUTER_ALONE, DEEPEST_ALONE} <= set(scores):
             found["variants"]["apart"] = _recall(rows, scores[ROUTER_ALONE][0], scores[DEEPEST_ALONE][-1])
         options.json.write_text(json.dumps(found, indent=1, default=float))
 
 
-def _train(kept: Kept, change: Callable[[Plain], None], epochs: int | None) -> Scores:
+def _train(kept: Kept, name: str, epochs: int | None) -> tuple[Scores, Plain]:
+    """Test scores of a variant and what training it took, trained unless they are kept."""
     spec = yaml.safe_load(kept.spec_path.read_text())
-    change(spec)
+    VARIANTS[name](spec)
     if epochs is not None:
         spec["training"]["epochs"] = epochs
     path = kept.work / "ablation.yaml"  # beside the recipe: its paths start there
-    path.write_text(yaml.safe_dump(spec, sort_keys=False))
-    with TemporaryDirectory() as folder:
-        return ours.fit(path, kept.log_url, Path(folder), seed=0).test_LNK
+
+    def make() -> tuple[dict[str, Scores], Plain]:
+        path.write_text(yaml.safe_dump(spec, sort_keys=False))
+        with TemporaryDirectory() as folder:
+            fitted = ours.fit(path, kept.log_url, Path(folder), seed=0)
+        return {"test": fitted.test_LNK}, {"cpu_s": fitted.cpu_s} | fitted.training
+
+    found, facts = kept.scores(f"ablation {name}, {spec['training']['epochs']} epochs", make)
+    return found["test"], facts
+
+
+def _is_listed(rows: Rows) -> bool:
+    return bool(np.bincount(rows.request).mean() > 2)
+
+
+def _differences(rows: Rows, full_NK: Scores, changed_NK: Scores) -> Plain:
+    """What the whole recipe has more, with intervals."""
+    full_NK, changed_NK = full_NK.astype(np.float64), changed_NK.astype(np.float64)
+    if _is_listed(rows):
+        return list_differences(rows, 0, full_NK[:, 0], changed_NK[:, 0])
+    return {str(k): task_differences(rows, k, full_NK[:, k], changed_NK[:, k]) for k in (0, 1)}
 
 
 def _figures(rows: Rows, scores_LNK: Scores) -> Plain:
-    lists = np.bincount(rows.request).mean() > 2
+    lists = _is_listed(rows)
     found: Plain = {}
     for name, scores_NK in (("router", scores_LNK[0]), ("deepest", scores_LNK[-1])):
         if lists:

@@ -4,26 +4,26 @@
     python benchmarks/quality/kuairand.py [--json F] [--parts ours lightgbm din dcnv2] [--trials 50] [--seeds 3]
 
 Train on 04-25 to 04-28, tune on 04-29, test on 04-30. Every model is calibrated on 04-29. Differences are paired by
-user; positive is better for ours. Each part is kept in work/kuairand/quality, so the parts may run one by one.
+user, between means over the seeds; positive is better for ours. Each part is kept in work/kuairand/quality, so the
+parts may run one by one. ``--seeds`` is of every part; a rival's later seeds use the setting that its first one chose.
 """
 
 from __future__ import annotations
 
 import json
-import shlex
-import sys
 from typing import Any
 
 import lightgbm_rival
 import numpy as np
 import ours
 import rechub_rivals
-from paired import calibrated, interval, table, task_differences, task_figures
-from parts import Scores, arguments, kept_of
+from paired import calibrated, interval, row_of, table, task_differences, task_figures
+from parts import Kept, Scores, about_run, arguments, kept_of
 from rows import Dataset
 
 TASKS = ("click", "long_view")
 PARTS = ("ours", "lightgbm", "din", "dcnv2")
+FIGURES = ("auc", "gauc", "ne")
 
 
 def main() -> None:
@@ -31,62 +31,79 @@ def main() -> None:
     kept = kept_of(options)
     data = kept.rows()
     tasks = [list(data.spec.tasks).index(task) for task in TASKS]
-    result: dict[str, Any] = {
-        "command": shlex.join(["python", *sys.argv]),
-        "rows": {s: len(getattr(data, s)) for s in ("train", "validation", "test")},
-    }
-    rivals: dict[str, Scores] = {}
+    result = about_run(data)
+    rivals: dict[str, list[Scores]] = {}
     for part in PARTS[1:]:
         if part in options.parts:
-            rivals[part], result[part] = kept.scores(part, lambda part=part: _rival(data, part, tasks, options))
-    seeds = range(options.seeds) if "ours" in options.parts else ()
-    models = {seed: ours.kept_scores(kept, data, seed) for seed in seeds}
+            rivals[part], result[part] = _rival(kept, data, part, tasks, options)
+    models: list[Scores] = []
+    if "ours" in options.parts:
+        models, result["ours"] = ours.kept_scores(kept, data, options.seeds)
     result |= _compare(data, models, rivals, tasks)
     if options.json:
         options.json.write_text(json.dumps(result, indent=1, default=float))
 
 
-def _rival(data: Dataset, part: str, tasks: list[int], options: Any) -> tuple[Scores, dict[str, Any]]:
-    """Calibrated probabilities of the test rows, [N, tasks]."""
+def _rival(kept: Kept, data: Dataset, part: str, tasks: list[int], options: Any) -> tuple[list[Scores], list[Any]]:
+    """Calibrated probabilities of the test rows [N, tasks] by seed, and what was found of each."""
+    scores, facts = kept.scores(part, lambda: _fit(data, part, tasks, options, 0, {}))
+    runs, told = [scores], [facts]
+    for seed in range(1, options.seeds):
+        more = kept.scores(f"{part}{seed}", lambda seed=seed: _fit(data, part, tasks, options, seed, facts))
+        runs.append(more[0])
+        told.append(more[1])
+    return runs, told
+
+
+def _fit(
+    data: Dataset, part: str, tasks: list[int], options: Any, seed: int, first: dict[str, Any]
+) -> tuple[Scores, dict[str, Any]]:
+    """One seed of a rival; ``first``: what its first seed found, empty for that one."""
     columns, facts = [], {}
     for name, k in zip(TASKS, tasks, strict=True):
         if part == "lightgbm":
-            found = lightgbm_rival.tune(
-                data,
-                k,
-                listwise=False,
-                trials=options.trials,
-                cpu_limit_s=options.cpu_limit_s,
-                threads=options.threads,
-            )
-            facts[name] = {"trials": found.trials, "trees": found.trees, "parameters": found.parameters}
-            facts[name] |= {"cpu_s": found.cpu_s, "gain": found.importance}
+            found, facts[name] = _trees(data, k, options, seed, first.get(name))
         else:
-            fitted = rechub_rivals.fit(data, k, part)
-            found = fitted
-            facts[name] = {"setting": fitted.setting, "cpu_s": fitted.cpu_s}
+            chosen = first[name]["setting"] if first else None
+            grid = rechub_rivals.GRID
+            if chosen is not None:
+                grid = ((chosen["learning_rate"], chosen["width"], chosen["weight_decay"]),)
+            found = rechub_rivals.fit(data, k, part, seed=seed, grid=grid)
+            facts[name] = {"setting": found.setting, "cpu_s": found.cpu_s}
         columns.append(calibrated(found.test_N, found.validation_N, data.validation.label[:, k].astype(np.float64)))
     return {"test": np.stack(columns, axis=1)}, facts
 
 
-def _compare(data: Dataset, models: dict[int, Scores], rivals: dict[str, Scores], tasks: list[int]) -> dict[str, Any]:
+def _trees(
+    data: Dataset, k: int, options: Any, seed: int, first: dict[str, Any] | None
+) -> tuple[lightgbm_rival.Tuned, dict[str, Any]]:
+    if first is not None:
+        found = lightgbm_rival.fit(data, k, listwise=False, parameters=first["parameters"], seed=seed)
+        return found, {"trees": found.trees, "cpu_s": found.cpu_s}
+    found = lightgbm_rival.tune(
+        data, k, listwise=False, trials=options.trials, cpu_limit_s=options.cpu_limit_s, threads=options.threads
+    )
+    facts = {"trials": found.trials, "trees": found.trees, "parameters": found.parameters, "cpu_s": found.cpu_s}
+    return found, facts | {"gain": found.importance}
+
+
+def _compare(data: Dataset, models: list[Scores], rivals: dict[str, list[Scores]], tasks: list[int]) -> dict[str, Any]:
     result: dict[str, Any] = {"figures": {}, "differences": {}}
     rows = data.test
     for column, (name, k) in enumerate(zip(TASKS, tasks, strict=True)):
-        figures = {f"{part}": task_figures(rows, k, scores["test"][:, column]) for part, scores in rivals.items()}
-        differences = {}
-        for seed, scores in models.items():
-            deepest = scores["test"][-1, :, k].astype(np.float64)
-            router = scores["test"][0, :, k].astype(np.float64)
-            figures |= {f"ours, seed {seed}": task_figures(rows, k, deepest)}
-            figures |= {f"router, seed {seed}": task_figures(rows, k, router)}
-            against = {"router": router, **{part: s["test"][:, column] for part, s in rivals.items()}}
-            for part, rival in against.items():
-                differences[f"seed {seed} over {part}"] = task_differences(rows, k, deepest, rival)
+        scores = {part: np.stack([run["test"][:, column] for run in runs]) for part, runs in rivals.items()}
+        if models:
+            scores["router"] = np.stack([run["test"][0, :, k] for run in models]).astype(np.float64)
+            scores["ours"] = np.stack([run["test"][-1, :, k] for run in models]).astype(np.float64)
+        figures = {part: task_figures(rows, k, p_SN) for part, p_SN in scores.items()}
+        differences = {
+            part: task_differences(rows, k, scores["ours"], p_SN)
+            for part, p_SN in scores.items()
+            if models and part != "ours"
+        }
         result["figures"][name], result["differences"][name] = figures, differences
-        shown = [[m, *(f"{f[c]:.4f}" for c in ("auc", "gauc", "ne"))] for m, f in figures.items()]
-        print(table(f"{name}, test", ["model", "AUC", "GAUC", "NE"], shown))
-        shown = [[m, *(interval(f[c]) for c in ("auc", "gauc", "ne"))] for m, f in differences.items()]
+        print(table(f"{name}, test", ["model", *FIGURES], [row_of(m, f, FIGURES) for m, f in figures.items()]))
+        shown = [[m, *(interval(f[c]) for c in FIGURES)] for m, f in differences.items()]
         print(table(f"{name}: ours minus", ["", "AUC", "GAUC", "NE (rival's minus ours)"], shown))
     return result
 

@@ -3,8 +3,9 @@
     python benchmarks/quality/kuairand_slates.py [--work work/kuairand] [--requests 400] [--json F] [--html F]
 
 The log's impressions come about one at a time, so candidates are built: a request is a user's day (04-29 to choose on,
-04-30 to judge), as of its first impression; its candidates are what the user was shown that day, with labels, and
-videos shown to anybody that day, without, up to 1,000. Only days with a click and an impression without one.
+04-30 to judge), as of the full hour before its first impression; its candidates are what the user was shown that day,
+with labels, and videos shown to anybody that day, without, up to 1,000. Only days with a click and an impression
+without one.
 
 Labels say which of the shown ones were clicked and nothing about the rest. So full depth is compared with the router on
 the shown ones alone (NDCG@10 of click and long view, every such day), and kept gain, which needs no label, is of all
@@ -40,7 +41,7 @@ from depthrank.training.fit_policy import fit_policy
 from depthrank.training.measure_costs import measure_costs, thinned_requests, thread_clock
 from depthrank.training.replay_requests import FullDepth, HeldOut, OneRequest, replay
 
-DAY_MS, BEIJING_MS = 86_400_000, 8 * 3_600_000
+HOUR_MS, DAY_MS, BEIJING_MS = 3_600_000, 86_400_000, 8 * 3_600_000
 DAYS = {"validation": 19_111, "test": 19_112}  # 04-29 and 04-30 in Beijing, in days since 1970
 TRAIN_DAY, TRAIN_REQUESTS = 19_110, 10  # nothing is trained here, but a dataset has a training split
 CANDIDATES = 1_000
@@ -63,8 +64,9 @@ def write_slates(work: Path, most: int, candidates: int = CANDIDATES, seed: int 
         live = of_day["video_id"].unique().sort().to_numpy()
         days = [own.unique("video_id", keep="first", maintain_order=True) for own in of_day.partition_by("user_id")]
         days = [own for own in days if 0 < own["is_click"].sum() < len(own)]
-        wanted = min(len(days), TRAIN_REQUESTS if day == TRAIN_DAY else most)
-        chosen = rng.choice(len(days), wanted, replace=False).tolist()
+        chosen = rng.choice(len(days), min(len(days), most), replace=False).tolist()
+        if day == TRAIN_DAY:  # with a positive of every task
+            chosen = np.argsort([-own["is_follow"].sum() for own in days], kind="stable")[:TRAIN_REQUESTS].tolist()
         rows += [_request(days[i], live, candidates, rng) for i in chosen]
     name = "slates" if candidates else "days"
     pl.DataFrame(rows, infer_schema_length=None).sort("time_ms").write_parquet(work / f"{name}.parquet")
@@ -84,12 +86,8 @@ def _request(own: pl.DataFrame, live: npt.NDArray[Any], candidates: int, rng: np
     more = rng.choice(others, min(max(candidates - len(seen), 0), len(others)), replace=False).tolist()
     labels = {name: [*map(float, own[name].to_list()), *[None] * len(more)] for name in LABELS}
     first = own.row(0, named=True)
-    return {
-        "user_id": first["user_id"],
-        "time_ms": first["time_ms"],
-        "tab": first["tab"],
-        "videos": seen + more,
-    } | labels
+    at = first["time_ms"] - first["time_ms"] % HOUR_MS  # so that counters are built once an hour, not once a request
+    return {"user_id": first["user_id"], "time_ms": at, "tab": first["tab"], "videos": seen + more} | labels
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,4 +1,7 @@
-"""LightGBM on the rows of ``rows.py``, tuned with optuna on validation: one model a task, or lambdarank over lists."""
+"""LightGBM on the rows of ``rows.py``, tuned with optuna on validation: one model a task, or lambdarank over lists.
+
+Seeds after the first fit the parameters found with another seed of its sampling.
+"""
 
 from __future__ import annotations
 
@@ -69,6 +72,18 @@ def tune(data: Dataset, task: int, *, listwise: bool, trials: int, cpu_limit_s: 
         time.process_time() - started,
         {name: float(value) for value, name in top},
     )
+
+
+def fit(data: Dataset, task: int, *, listwise: bool, parameters: dict[str, Any], seed: int) -> Tuned:
+    """The parameters that tuning found, with another seed."""
+    started = time.process_time()
+    matrices = [tree_matrix(data, rows) for rows in (data.train, data.validation, data.test)]
+    train = _lightgbm_data(matrices[0], data.train, task, listwise)
+    validation = _lightgbm_data(matrices[1], data.validation, task, listwise, train)
+    stop = lgb.early_stopping(PATIENCE, verbose=False)
+    model = lgb.train(parameters | {"seed": seed}, train, MAX_TREES, valid_sets=[validation], callbacks=[stop])
+    scores = model.predict(matrices[2].x), model.predict(matrices[1].x)
+    return Tuned(*scores, parameters, int(model.best_iteration), 0, time.process_time() - started, {})
 
 
 def _parameters(trial: optuna.Trial, listwise: bool, threads: int) -> dict[str, Any]:

@@ -22,17 +22,19 @@ from depthrank.training import train
 
 @dataclass(frozen=True, eq=False)
 class Levels:
-    """Calibrated probabilities of each level, float32 [L, N, K], and the process CPU seconds of training."""
+    """Calibrated probabilities of each level, float32 [L, N, K], the process CPU seconds of training, and what its
+    report says of steps, samples a second and where time went."""
 
     validation_LNK: npt.NDArray[np.float32]
     test_LNK: npt.NDArray[np.float32]
     cpu_s: float
+    training: dict[str, Any]
 
 
 def fit(spec_path: Path, log_url: str, out: Path, seed: int) -> Levels:
     """Train into ``out`` and score validation and test."""
     started = time.process_time()
-    train(spec_path, log=log_url, out=out, seed=seed, progress=False)
+    report = train(spec_path, log=log_url, out=out, seed=seed, progress=False)
     cpu_s = time.process_time() - started
     spec = Spec.load(spec_path)
     loaded, raw = load_artifact(out), load_dataset(spec)
@@ -45,19 +47,24 @@ def fit(spec_path: Path, log_url: str, out: Path, seed: int) -> Levels:
             for split in ("validation", "test")
         ]
     levels = [np.stack([np.concatenate(level.probability) for level in split.levels]) for split in both]
-    return Levels(levels[0], levels[1], cpu_s)
+    training = {name: report.summary[name] for name in ("epochs", "parameters", "threads", "time")}
+    return Levels(levels[0], levels[1], cpu_s, training)
 
 
-def kept_scores(kept: Kept, data: Dataset, seed: int) -> Scores:
-    """Scores of one seed, trained unless they are kept."""
+def kept_scores(kept: Kept, data: Dataset, seeds: int) -> tuple[list[Scores], list[dict[str, Any]]]:
+    """Scores of each seed, trained unless they are kept, and what training took."""
 
-    def make() -> tuple[Scores, dict[str, Any]]:
+    def make(seed: int) -> tuple[Scores, dict[str, Any]]:
         found = fit(kept.spec_path, kept.log_url, kept.work / f"artifact{seed}", seed)
-        return {"validation": found.validation_LNK, "test": found.test_LNK}, {"cpu_s": found.cpu_s}
+        return {"validation": found.validation_LNK, "test": found.test_LNK}, {"cpu_s": found.cpu_s} | found.training
 
-    scores, _ = kept.scores(f"ours{seed}", make)
-    check_same_rows(scores["test"], data.test)
-    return scores
+    runs, facts = [], []
+    for seed in range(seeds):
+        scores, told = kept.scores(f"ours{seed}", lambda seed=seed: make(seed))
+        check_same_rows(scores["test"], data.test)
+        runs.append(scores)
+        facts.append(told)
+    return runs, facts
 
 
 def check_same_rows(levels_LNK: npt.NDArray[np.float32], rows: Rows) -> None:

@@ -1,6 +1,9 @@
 """Two models on the same rows: differences with intervals by bootstrap over users, paired.
 
-Positive is better for ours in every figure: NE is given as the rival's minus ours.
+Positive is better for ours in every figure: NE is given as the rival's minus ours. Scores are [N], or [S, N] of S
+seeds: figures are then means over the seeds, with their spread, and differences are between such means.
+
+Legend: N rows, S seeds, R requests.
 """
 
 from __future__ import annotations
@@ -43,43 +46,74 @@ def _logit(p: Floats) -> Floats:
     return np.log(p) - np.log1p(-p)
 
 
-def task_figures(rows: Rows, task: int, p_N: Floats) -> Plain:
+def over_seeds(figures_S: list[Plain]) -> Plain:
+    """The mean of each figure over seeds; with several seeds also ``spread``: the lowest and the highest."""
+    mean = {name: float(np.mean([figures[name] for figures in figures_S])) for name in figures_S[0]}
+    if len(figures_S) == 1:
+        return mean
+    spread = {name: [min(f[name] for f in figures_S), max(f[name] for f in figures_S)] for name in mean}
+    return mean | {"seeds": len(figures_S), "spread": spread}
+
+
+def task_figures(rows: Rows, task: int, p_SN: Floats) -> Plain:
     """AUC, GAUC (AUC per user, weighted by the user's impressions, users with one class left out) and NE."""
     label, user = rows.label[:, task].astype(np.float64), _codes(rows.user)
-    return {"auc": auc(label, p_N), "gauc": gauc(label, p_N, user), "ne": normalized_entropy(label, p_N)}
+    return over_seeds(
+        [
+            {"auc": auc(label, p_N), "gauc": gauc(label, p_N, user), "ne": normalized_entropy(label, p_N)}
+            for p_N in np.atleast_2d(p_SN)
+        ]
+    )
 
 
-def task_differences(rows: Rows, task: int, ours_N: Floats, rival_N: Floats) -> Plain:
+def task_differences(rows: Rows, task: int, ours_SN: Floats, rival_SN: Floats) -> Plain:
     """Ours minus the rival's AUC and GAUC, the rival's NE minus ours."""
     label, user = rows.label[:, task].astype(np.float64), _codes(rows.user)
     entropy = float(-(m := label.mean()) * np.log(m) - (1 - m) * np.log(1 - m))
-    loss_ours, loss_rival = row_logloss(label, ours_N) / entropy, row_logloss(label, rival_N) / entropy
-    first, second = auc_per_user(label, ours_N, user), auc_per_user(label, rival_N, user)
-    weight = np.where(np.isnan(first.auc), 0, first.num_impressions)
-    repeated, users = np.repeat(first.auc - second.auc, weight), np.repeat(np.arange(len(weight)), weight)
+
+    def loss(p_SN: Floats) -> Floats:
+        return np.mean([row_logloss(label, p_N) / entropy for p_N in np.atleast_2d(p_SN)], axis=0)
+
+    def by_user(p_SN: Floats) -> Floats:
+        return np.mean([auc_per_user(label, p_N, user).auc for p_N in np.atleast_2d(p_SN)], axis=0)
+
+    loss_ours, loss_rival = loss(ours_SN), loss(rival_SN)
+    difference = by_user(ours_SN) - by_user(rival_SN)
+    weight = np.where(np.isnan(difference), 0, np.bincount(user))
+    repeated, users = np.repeat(difference, weight), np.repeat(np.arange(len(weight)), weight)
     return {
-        "auc": auc_difference(label, ours_N, rival_N, user, replicates=AUC_REPLICATES).to_plain(),
+        "auc": auc_difference(label, ours_SN, rival_SN, user, replicates=AUC_REPLICATES).to_plain(),
         "gauc": mean_interval(repeated, users, replicates=REPLICATES).to_plain(),
         "ne": mean_difference(loss_rival, loss_ours, user, replicates=REPLICATES).to_plain(),
     }
 
 
-def list_values(rows: Rows, task: int, score_N: Floats) -> dict[str, Floats]:
-    """Reciprocal rank and hit@1 of each request, float64 [R]; NaN without a positive."""
+def list_values(rows: Rows, task: int, score_SN: Floats) -> dict[str, Floats]:
+    """Reciprocal rank and hit@1 of each request, float64 [R], means over seeds; NaN without a positive."""
+    runs = [_list_values(rows, task, score_N) for score_N in np.atleast_2d(score_SN)]
+    return {name: np.mean([run[name] for run in runs], axis=0) for name in runs[0]}
+
+
+def _list_values(rows: Rows, task: int, score_N: Floats) -> dict[str, Floats]:
     starts = np.flatnonzero(np.r_[True, np.diff(rows.request) != 0])
     offsets = np.r_[starts, len(rows)].astype(np.int64)
     reciprocal = reciprocal_rank(rows.label[:, task] > 0, rank_in_request(score_N, offsets), offsets)
     return {"mrr": reciprocal, "hit@1": np.where(np.isnan(reciprocal), np.nan, (reciprocal == 1.0).astype(np.float64))}
 
 
-def list_figures(rows: Rows, task: int, score_N: Floats) -> Plain:
+def list_figures(rows: Rows, task: int, score_SN: Floats) -> Plain:
     """MRR and hit@1."""
-    return {name: mean_over_requests(values) for name, values in list_values(rows, task, score_N).items()}
+    return over_seeds(
+        [
+            {name: mean_over_requests(values) for name, values in list_values(rows, task, score_N).items()}
+            for score_N in np.atleast_2d(score_SN)
+        ]
+    )
 
 
-def list_differences(rows: Rows, task: int, ours_N: Floats, rival_N: Floats) -> Plain:
+def list_differences(rows: Rows, task: int, ours_SN: Floats, rival_SN: Floats) -> Plain:
     """Ours minus the rival's MRR and hit@1."""
-    ours, rival = list_values(rows, task, ours_N), list_values(rows, task, rival_N)
+    ours, rival = list_values(rows, task, ours_SN), list_values(rows, task, rival_SN)
     user_R = _codes(rows.user)[np.flatnonzero(np.r_[True, np.diff(rows.request) != 0])]
     return {n: mean_difference(ours[n], rival[n], user_R, replicates=REPLICATES).to_plain() for n in ours}
 
@@ -92,6 +126,13 @@ def table(title: str, head: list[str], body: list[list[str]]) -> str:
     """A markdown table."""
     lines = [f"### {title}", "", f"| {' | '.join(head)} |", f"|{'---|' * len(head)}"]
     return "\n".join([*lines, *(f"| {' | '.join(row)} |" for row in body), ""])
+
+
+def row_of(model: str, figures: Plain, names: tuple[str, ...]) -> list[str]:
+    """A row of figures: ``.7576 (.7570-.7581)`` where there are several seeds."""
+    spread = figures.get("spread")
+    shown = [f"{figures[n]:.4f}" + (f" ({spread[n][0]:.4f}-{spread[n][1]:.4f})" if spread else "") for n in names]
+    return [model, *shown]
 
 
 def interval(found: Plain) -> str:

@@ -9,6 +9,8 @@ from __future__ import annotations
 import argparse
 import json
 import pickle
+import shlex
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +19,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from rows import Dataset, load_rows
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from machine_facts import machine_facts
 
 Scores = dict[str, npt.NDArray[Any]]
 
@@ -62,6 +67,15 @@ class Kept:
         return fresh and name not in self.again and name.rstrip("0123456789") not in self.again
 
 
+def about_run(data: Dataset) -> dict[str, Any]:
+    """The head of a result: its command, machine and versions, and the rows of each split."""
+    return {
+        "command": shlex.join(["python", *sys.argv]),
+        "machine": machine_facts("torch", "depthrank", "lightgbm", "torch-rechub", "optuna"),
+        "rows": {split: len(getattr(data, split)) for split in ("train", "validation", "test")},
+    }
+
+
 def arguments(name: str, parts: tuple[str, ...], doc: str | None) -> argparse.Namespace:
     """The options of both sets."""
     parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -69,7 +83,7 @@ def arguments(name: str, parts: tuple[str, ...], doc: str | None) -> argparse.Na
     parser.add_argument("--log", default=None, help="its event log; default lmdb:WORK/events")
     parser.add_argument("--parts", nargs="*", choices=parts, default=list(parts), help="what to compare")
     parser.add_argument("--again", nargs="*", default=[], help="parts to make anew: rows, ours, lightgbm, ...")
-    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--seeds", type=int, default=3, help="of every part")
     parser.add_argument("--trials", type=int, default=50, help="of LightGBM, a task")
     parser.add_argument("--cpu-limit-s", type=float, default=480.0, help="of tuning LightGBM, a task")
     parser.add_argument("--threads", type=int, default=1)

@@ -26,7 +26,8 @@ BINS = 32
 BATCH = 1_024
 EPOCHS = 8
 PATIENCE = 1
-GRID = ((1e-3, 16, 1e-5), (5e-4, 8, 1e-4))  # learning rate, embedding width, weight decay
+Setting = tuple[float, int, float]  # learning rate, embedding width, weight decay
+GRID: tuple[Setting, ...] = ((1e-3, 16, 1e-5), (5e-4, 8, 1e-4))
 Inputs = dict[str, npt.NDArray[np.generic]]
 
 
@@ -40,13 +41,13 @@ class Fitted:
     cpu_s: float
 
 
-def fit(data: Dataset, task: int, model: str, *, seed: int = 0) -> Fitted:
-    """``model``: "din" or "dcnv2"."""
+def fit(data: Dataset, task: int, model: str, *, seed: int = 0, grid: tuple[Setting, ...] = GRID) -> Fitted:
+    """``model``: "din" or "dcnv2"; ``grid``: (learning rate, embedding width, weight decay) to choose from."""
     started = time.process_time()
     edges, scale = _bin_edges(data.train.floats), _scale(data.train.floats)
     inputs = [_inputs(data, rows, edges, scale) for rows in (data.train, data.validation, data.test)]
     best: tuple[float, nn.Module, dict[str, float]] | None = None
-    for rate, width, decay in GRID:
+    for rate, width, decay in grid:
         torch.manual_seed(seed)
         network = (_din if model == "din" else _dcn_v2)(data, width)
         loss, epoch = _train(network, inputs[0], inputs[1], data, task, rate, decay, seed)

@@ -14,7 +14,7 @@ def test_the_users_served_last_are_encoded_before_anybody_asks(make_ranker):
     for user in ("u1", "u2", "u3", "u1"):
         old.rank(ask(user))
     assert take_over(new, old, 2) == 2
-    found = {user: new.rank(ask(user, explain=True)).explain["user_state"] for user in ("u1", "u3", "u2")}
+    found = {user: new.rank(ask(user, explain=True)).explain["user_state"]["found"] for user in ("u1", "u3", "u2")}
     assert [found[user] for user in ("u1", "u3", "u2")] == ["warm", "warm", "cold"], "u2 was asked for before them"
 
 

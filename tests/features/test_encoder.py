@@ -323,7 +323,7 @@ def test_the_example_of_the_docs_is_a_spec() -> None:
     page = (Path(__file__).parents[2] / "docs" / "features.md").read_text(encoding="utf-8")
     example = yaml.safe_load(page.split("```yaml")[1].split("```")[0])["features"]
     example["price"]["source"] = "candidate.offer"  # the candidate column that this file's spec declares
-    example["touched"]["compare"] = ["offer"]
+    example["touched"]["compare"], example["beside"]["along"] = ["offer"], "offer"
     kinds = {feature["kind"] for feature in example.values()}
     assert kinds == {tag.__struct_config__.tag for tag in typing.get_args(Feature)}
     assert set(make_spec(example).features) == set(example)

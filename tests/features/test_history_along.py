@@ -6,9 +6,12 @@ import math
 
 import numpy as np
 import pytest
+from feature_world import make_items, make_spec
 from hypothesis import given
 from hypothesis import strategies as st
 
+from depthrank.errors import SpecError
+from depthrank.features import EncodedHistory, FeatureEncoder, FitSample
 from depthrank.features.history_along import NUM_ALONG_FLOATS, NUMBERED, along_floats
 
 Row = tuple[float, float | None, int]  # how new its match is (0: none), its value (None: missing), item row
@@ -76,7 +79,37 @@ def test_a_row_is_what_a_loop_over_its_own_list_gives_and_the_same_bits_alone(re
     assert np.array_equal(found, alone)
 
 
-@given(lists.filter(lambda rows: len({row[2] for row in rows}) == len(rows) > 0), st.randoms())
-def test_the_order_in_which_candidates_are_sent_changes_nothing(request: list[Row], random: object) -> None:
+@given(lists.filter(lambda rows: len({row[2] for row in rows}) == len(rows) > 0))
+def test_the_order_in_which_candidates_are_sent_changes_nothing(request: list[Row]) -> None:
     order = np.random.default_rng(0).permutation(len(request))
     assert np.array_equal(along([request[i] for i in order]), along(request)[order])
+
+
+def encode(columns: dict[str, list[float]]) -> np.ndarray:
+    spec = make_spec({"beside": {"kind": "history_along", "of": "item", "along": "offer", "actions": ["like"]}})
+    encoder = FeatureEncoder.fit(spec, make_items(), None, FitSample())
+    assert encoder.reads_history
+    like = 1 << spec.history_actions.index("like")
+    rows, actions = np.array([[2, 3]], np.int32), np.array([[like, like << 1 | like >> 1]], np.int32)
+    past = EncodedHistory(rows, actions, np.zeros_like(rows), np.zeros_like(rows), np.array([2], np.int32))
+    items, request = np.array([1, 2, 3]), np.zeros(3, np.int64)
+    return encoder.encode_candidates(
+        items, request, ["u"], np.zeros(1, np.int64), columns, None, make_items(), history=past
+    ).floats
+
+
+def test_the_encoder_reads_the_column_and_the_named_actions() -> None:
+    found = encode({"offer": [3.0, 2.0, 1.0]})
+    assert found == pytest.approx(np.array(by_loop([(0.0, 3.0, 1), (0.5, 2.0, 2), (0.0, 1.0, 3)])), abs=1e-6)
+
+
+def test_a_column_that_was_not_sent_is_a_list_without_places() -> None:
+    assert encode({}).tolist() == by_loop([(1.0, None, 1)] * 3)
+
+
+def test_a_spec_names_what_is_wrong() -> None:
+    with pytest.raises(SpecError, match=r"beside\.along"):
+        make_spec({"beside": {"kind": "history_along", "along": "ofer"}})
+    with pytest.raises(SpecError, match="an action of the history"):
+        make_spec({"beside": {"kind": "history_along", "along": "offer", "actions": ["klick"]}})
+    assert make_spec({"beside": {"kind": "history_along", "along": "offer"}}).features["beside"]  # control

@@ -56,6 +56,17 @@ def test_a_paired_difference_is_narrower_than_the_two_intervals() -> None:
     assert difference.high - difference.low < single.high - single.low
 
 
+def test_runs_of_several_seeds_are_compared_by_the_mean_of_their_aucs() -> None:
+    label, p, user = sample()
+    worse = 0.7 * p + 0.3 * np.random.default_rng(5).random(len(p))
+    ours = np.stack((p, 0.9 * p + 0.1 * np.random.default_rng(6).random(len(p))))
+    pooled = auc_difference(label, ours, worse, user, replicates=50)
+    alone = [auc_difference(label, run, worse, user, replicates=50) for run in ours]
+    assert pooled.estimate == pytest.approx(np.mean([run.estimate for run in alone]))
+    assert pooled.low < pooled.estimate < pooled.high
+    assert alone[0].estimate != alone[1].estimate  # control
+
+
 def test_equal_models_differ_by_exactly_zero() -> None:
     label, p, user = sample()
     assert auc_difference(label, p, p, user, replicates=20).high == 0.0

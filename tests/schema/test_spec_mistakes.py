@@ -43,7 +43,10 @@ GOOD: dict[str, Any] = {
     "value": {"weights": {"click": 1.0, "buy": 5.0}, "times": "price"},
 }
 EVENTS = {"path": "e.csv", "user": "u", "item": "i", "time": "order", "action": "click"}
-KINDS = "categorical, multi_hot, text, numeric, vector, time, position, counter, history_match, history_count"
+KINDS = (
+    "categorical, multi_hot, text, numeric, vector, time, position, counter, history_match, history_along, "
+    "history_count"
+)
 SIDES = "user, item, context, candidate, request"
 MISSING = object()
 Change = tuple[str, Any]

@@ -16,9 +16,10 @@ from depthrank.routing.economy import Economy
 from depthrank.schema.request import Mode, Priority, Spent
 from depthrank.server.admission.claim import Claim
 from depthrank.server.admission.cohorts import cohort_of
-from depthrank.server.admission.desk import Desk, Offered, Terms
+from depthrank.server.admission.desk import Desk, Offered
 from depthrank.server.admission.lane_queue import LaneQueue
 from depthrank.server.admission.settings import AdmissionSettings
+from depthrank.server.admission.terms import Terms
 
 CANDIDATES = 1_000
 RATES = CostRates(

@@ -12,9 +12,14 @@ import pytest
 import torch
 
 from depthrank.artifact import load_artifact
+from depthrank.engine import Ranker
 from depthrank.errors import ArtifactError, SpecError
+from depthrank.events import open_log
+from depthrank.features import Encoded, HistoryCodes
+from depthrank.features.history import encode_history
+from depthrank.model import candidate_inputs, request_inputs
 from depthrank.model.transitions import BEFORE, NEXT, SOON
-from depthrank.schema import Spec
+from depthrank.schema import Request, Spec
 from depthrank.training import train
 
 USERS, EVENTS, ITEMS = 50, 9, 20
@@ -110,3 +115,31 @@ def test_transitions_without_codes_to_count_by_and_a_kept_router_without_one_are
     keep = msgspec.structs.replace(spec, training=msgspec.structs.replace(spec.training, router="keep"))
     with pytest.raises(SpecError, match="--from"):
         train(keep, out=tmp_path / "out", progress=False)
+
+
+@pytest.mark.parametrize("warm", [False, True])
+def test_a_served_request_reads_the_transitions_that_training_read(steps, warm):
+    folder, taken = steps
+    artifact = load_artifact(folder / "artifact")
+    chosen = ["i3", "i7", "nobody knows this one", "i7", *(f"i{item}" for item in range(10, 20))]
+    with open_log(f"lmdb:{folder / 'events'}") as log:
+        ranker = Ranker.load(folder / "artifact", log=log)
+        request = Request(user="u5", candidates=chosen, top=len(chosen), time_ms=10**13, mode="full")
+        answers = [ranker.rank(request) for _ in range(2)]
+        history = log.histories(["u5"], np.array([10**13]), 40, ["click"])
+        codes = HistoryCodes(log, artifact.items, ["click"])
+        encoded = encode_history(history, codes, np.array([10**13]), 20)
+    model, items_file = artifact.model, artifact.items
+    rows = items_file.row_of(chosen)
+    columns = artifact.encoder.encode_items(artifact.items)
+    with torch.no_grad():
+        items = model.encode_items(torch.from_numpy(columns.ids), torch.from_numpy(columns.floats))
+        nothing = Encoded(np.zeros((1, 0), np.int32), np.zeros((1, 0), np.float32))
+        seen = model.begin(request_inputs(nothing, encoded), items)
+        none = Encoded(np.zeros((len(chosen), 0), np.int32), np.zeros((len(chosen), 0), np.float32))
+        last = model.levels_from(seen, items, candidate_inputs(none, rows, np.zeros(len(chosen), np.int64)))[-1]
+        wanted = dict(zip(chosen, model.probabilities(1, last)[:, 0].tolist(), strict=True))
+    newest = columns.ids[items_file.row_of([f"i{item}" for item in taken[5][:-4:-1]]), 0].tolist()
+    assert seen.recent_RJ[0, :3].tolist() == newest
+    found = {item.item: item.scores["click"] for item in answers[warm].items}
+    assert found == pytest.approx(wanted, rel=1e-4) and {item.level for item in answers[warm].items} == {1}

@@ -13,6 +13,7 @@ from depthrank.artifact.fetch import fetch_artifact
 from depthrank.artifact.fetch_sources import is_remote
 from depthrank.artifact.hot_tables import hot_row_measures, with_hot_rows
 from depthrank.artifact.inspect import ArtifactInfo, inspect_artifact
+from depthrank.artifact.level_costs import with_level_flops
 from depthrank.artifact.manifest import FileEntry, Manifest, Verify, read_manifest
 from depthrank.artifact.precision import check_policy, with_precision
 from depthrank.artifact.served_precision import ServedPrecision
@@ -51,5 +52,6 @@ __all__ = [
     "verify_artifact",
     "with_delta",
     "with_hot_rows",
+    "with_level_flops",
     "with_precision",
 ]

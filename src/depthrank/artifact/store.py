@@ -22,6 +22,7 @@ from depthrank.artifact.fetch_pages import touch_ahead
 from depthrank.artifact.fetch_sources import is_remote
 from depthrank.artifact.fit import HOSTILE, check_config, plain_spec
 from depthrank.artifact.foreign import load_foreign, save_foreign
+from depthrank.artifact.level_costs import level_flops_of
 from depthrank.artifact.manifest import (
     FORMAT,
     MANIFEST_NAME,
@@ -39,7 +40,7 @@ from depthrank.artifact.weights import load_weights, save_weights
 from depthrank.catalogue import Catalogue
 from depthrank.errors import ArtifactError
 from depthrank.features import FeatureEncoder
-from depthrank.model import ElasticRanker, ModelConfig
+from depthrank.model import ElasticRanker, LevelFlops, ModelConfig
 from depthrank.routing import AdaptivePolicy
 from depthrank.schema import Spec
 from depthrank.tables import OverlaidRows, served_tables
@@ -105,6 +106,11 @@ class Artifact:
         """Table rows that lie in overlays, over the tables that are mapped."""
         sources = (table.source for table in served_tables(self.model).values())
         return sum(source.row_C.shape[0] for source in sources if isinstance(source, OverlaidRows))
+
+    @property
+    def level_flops(self) -> tuple[LevelFlops, ...]:
+        """FLOPs of each level, router first. Raises ArtifactError where the manifest's are damaged."""
+        return level_flops_of(self.manifest)
 
     def touch_ahead(self) -> int:
         """Bring the files into memory, embedding tables last, as far as there is room; returns the bytes."""

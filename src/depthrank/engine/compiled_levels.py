@@ -110,7 +110,9 @@ def with_compiled_level(
     key, cache = _key(plain, level, own, fingerprint), cache or CompileCache()
     path = cache.find(key)
     if path is None:
-        from depthrank.sharing.compilation import compiler_missing  # slow: a server that compiles nothing starts without
+        from depthrank.sharing.compilation import (
+            compiler_missing,  # slow: a server that compiles nothing starts without
+        )
 
         if missing := compiler_missing():
             raise ArtifactError(missing)

@@ -9,6 +9,8 @@ from __future__ import annotations
 import copy
 import threading
 from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -46,6 +48,7 @@ class CostMeter:
         self._lock = threading.Lock()
         self._rates = model.rates()
         self._errors: deque[float] = deque(maxlen=ERRORS_KEPT)
+        self._paused = False
 
     @property
     def rates(self) -> CostRates:
@@ -56,6 +59,8 @@ class CostMeter:
         """Learn from a request's stages."""
         predicted = sum(stage.predicted_ms for stage in stages)
         actual = sum(stage.actual_ms for stage in stages)
+        if self._paused:
+            return
         with self._lock:
             for stage in stages:
                 self._learn(stage)
@@ -63,6 +68,15 @@ class CostMeter:
             self._rates = self._model.rates()
             if actual > 0:
                 self._errors.append(abs(predicted - actual) / actual)
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Nothing is learned inside: a first request also pays for pages that are touched for the first time."""
+        self._paused = True
+        try:
+            yield
+        finally:
+            self._paused = False
 
     def copied(self) -> CostMeter:
         """The same beliefs, to learn from on their own."""

@@ -17,13 +17,13 @@ from depthrank.catalogue import UpsertResult
 from depthrank.engine.costs import CostMeter
 from depthrank.engine.item_store import ItemStore
 from depthrank.engine.overlay_ages import StateAges
+from depthrank.engine.shared_pass import PassFactors
 from depthrank.engine.upserts import Replay, pack_upsert, replay_upserts
 from depthrank.engine.user_side import Now
 from depthrank.engine.user_states import UserStates
 from depthrank.engine.valuation import value_weights
 from depthrank.events import EventLog, HistoryBatch
 from depthrank.features import Counters, EncodedHistory, HistoryCodes
-from depthrank.model import level_flops
 from depthrank.routing import AdaptivePolicy, CostModel, LevelCost
 
 
@@ -54,6 +54,7 @@ class Generation:
         self.upserted = _Upserted(replayed, self.store)
         self.codes = HistoryCodes(log, self.items, artifact.spec.history_actions)
         self.counters = Counters.rebuild(artifact.spec, log, self.items, self.users)
+        self.pass_factors = PassFactors()
         self.weight_K: NDArray[np.float32] = value_weights(artifact.spec)
 
     def after(self, artifact: Artifact, store: ItemStore, *, same_encoder: bool) -> Generation:
@@ -77,7 +78,7 @@ class Generation:
     @cached_property
     def flops(self) -> tuple[LevelCost, ...]:
         """FLOPs of each level."""
-        return tuple(LevelCost(f.request, f.candidate) for f in level_flops(self.artifact.model.config))
+        return tuple(LevelCost(f.request, f.candidate) for f in self.artifact.level_flops)
 
     @cached_property
     def costs(self) -> CostMeter:

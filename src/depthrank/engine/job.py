@@ -5,7 +5,8 @@ Legend: N candidates, K tasks.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Generator
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -18,6 +19,7 @@ from depthrank.engine.generation import Generation
 from depthrank.engine.item_store import ItemSnapshot
 from depthrank.engine.order import top_candidates
 from depthrank.engine.pace import USER_STAGE, Pace
+from depthrank.engine.piece import Piece, Refined
 from depthrank.engine.run_plan import PlanRun, Scores
 from depthrank.engine.timings import Timings
 from depthrank.engine.user_side import UserSide, encode_user
@@ -31,7 +33,8 @@ Choose = Callable[["Job", Scores, Pace], Depth]
 
 
 class Job:
-    """A checked request with its candidates and history; ``run`` scores it, ``ranked`` and ``explain`` read the result.
+    """A checked request with its candidates and history; ``steps`` score it, ``ranked`` and ``explain`` read the
+    result.
 
     ``ticket``: of the user-state cache, taken before the history was read. Raises RequestError for context and
     candidate values that features cannot use.
@@ -57,6 +60,7 @@ class Job:
         self.user: UserSide | None = None
         self.depth: Depth | None = None
         self.spent: list[StageCost] = []
+        self.batches: list[dict[str, Any]] = []
         self._ticket = ticket
         users, user = generation.users, [str(request.user)]
         self.user_row = np.zeros(1, np.int64) if users is None else users.row_of(user)
@@ -109,7 +113,7 @@ class Job:
         place = np.arange(read.size).reshape(read.shape) if read.size else rows
         return model.begin(request_inputs(request, history, place), items, state=state)
 
-    def run(self, pace: Pace, choose: Choose) -> Scores:
+    def steps(self, pace: Pace, choose: Choose) -> Generator[Piece, Refined | None, Scores]:
         """Level 0 for all, then deeper levels as ``choose`` says; nothing starts after the deadline."""
         model = self.generation.artifact.model
         scores = Scores.unscored(len(self.candidates), len(model.config.tasks))
@@ -133,9 +137,11 @@ class Job:
             lambda scored: choose(self, scored, pace),
             self.spent,
         )
-        self.depth = run.run(scores)
+        run.batches = self.batches
+        self.depth = yield from run.steps(scores)
         self._keep_user()
-        self.generation.costs.observe(self.spent)
+        if not self.batches:  # its share of a pass says nothing of what a request takes alone
+            self.generation.costs.observe(self.spent)
         return scores
 
     def _begin_user(self) -> RequestState:

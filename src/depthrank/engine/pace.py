@@ -29,6 +29,14 @@ class Chunk:
 
 
 @dataclass
+class ChunkUnderWay:
+    """``others_ms``: thread time meanwhile that went into other requests; ``left_out``: it did not run after all."""
+
+    others_ms: float = 0.0
+    left_out: bool = False
+
+
+@dataclass
 class Pace:
     """``deadline_s`` is infinite where there is none. Not for several threads: a request has one."""
 
@@ -57,11 +65,14 @@ class Pace:
         return fitting
 
     @contextmanager
-    def chunk(self, stage: str, candidates: int) -> Iterator[None]:
+    def chunk(self, stage: str, candidates: int) -> Iterator[ChunkUnderWay]:
         """A chunk that ``may_start`` allowed just before."""
         started_s, thread_s = self._checked_s, self.thread_s()
-        yield
-        used_ms = (self.thread_s() - thread_s) * 1e3
+        under_way = ChunkUnderWay()
+        yield under_way
+        if under_way.left_out:
+            return
+        used_ms = (self.thread_s() - thread_s) * 1e3 - under_way.others_ms
         self.chunks.append(Chunk(stage, candidates, started_s, self.monotonic_s(), self.deadline_s, used_ms))
 
     def thread_ms(self, stage: str) -> float:

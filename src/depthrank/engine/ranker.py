@@ -16,8 +16,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
-import msgspec
-import numpy as np
 import torch
 
 from depthrank.artifact import (
@@ -29,9 +27,10 @@ from depthrank.artifact import (
     is_remote,
 )
 from depthrank.catalogue import Catalogue, UpsertResult
+from depthrank.engine.answer_of import answer_of
 from depthrank.engine.candidates import resolve_candidates
+from depthrank.engine.decision_inputs import inputs_of
 from depthrank.engine.depth import AdaptiveDepth, Depth, FixedDepth
-from depthrank.engine.explain import explain
 from depthrank.engine.generation import Generation
 from depthrank.engine.job import Job
 from depthrank.engine.overlay import DeltaReport, Prepared, prepare
@@ -40,21 +39,21 @@ from depthrank.engine.overlay_switch import GenerationSwitch
 from depthrank.engine.pace import Chunk, Pace
 from depthrank.engine.read_history import HistoryReader
 from depthrank.engine.ready_artifact import ready_artifact
-from depthrank.engine.record import Seen, record_of
+from depthrank.engine.record import record_of
 from depthrank.engine.run_plan import Scores
 from depthrank.engine.served import served_events
 from depthrank.engine.shown_history import shown_history
 from depthrank.engine.timings import Timings
+from depthrank.engine.under_way import Ask, UnderWay, finish_together, or_error
 from depthrank.engine.user_states import DEFAULT_STATE_BYTES, UserStates
 from depthrank.engine.valuation import value_factor
 from depthrank.errors import DepthrankError, LogError
 from depthrank.events import AppendResult, EraseResult, EventBatch, EventLog, now_ms, open_log
-from depthrank.routing import AdaptivePolicy, DecisionInputs, fixed_plan, plan_within_budget
+from depthrank.routing import fixed_plan, plan_within_budget
 from depthrank.routing.economy import Economy
-from depthrank.schema import Answer, Degraded, Limits, Request, Spec
+from depthrank.schema import Answer, Limits, Request, Spec
 from depthrank.schema.request import Mode
 from depthrank.schema.wire import check_request
-from depthrank.tables import noting_missing_rows
 
 WARM_UP_USER = "(warm-up)"
 WARM_UP_CANDIDATES = 256
@@ -169,6 +168,26 @@ class Ranker:
 
         Raises RequestError with the path of every wrong field; schema's TooLargeError for too many candidates.
         """
+        under_way = self._begin(request, arrived_s, checked, price)
+        under_way.finish()
+        return self._answer(under_way, request_id or uuid.uuid4().hex, record, spent)
+
+    @torch.inference_mode()
+    def rank_together(self, asks: Sequence[Ask]) -> list[Answer | Exception]:
+        """The rankings of several checked requests, or why there is none, in their order; narrow deeper levels run in
+        shared passes where that pays (``engine.shared_pass``). Every answer tells what it took."""
+        generation = self.generation
+        begun = [or_error(partial(self._begin, ask.request, ask.arrived_s, True, ask.price)) for ask in asks]
+        finished = finish_together(begun, generation)
+        return [
+            one
+            if isinstance(one, Exception)
+            else or_error(partial(self._answer, one, ask.request_id, ask.record, spent=True))
+            for ask, one in zip(asks, finished, strict=True)
+        ]
+
+    def _begin(self, request: Request, arrived_s: float | None, checked: bool, price: float | None) -> UnderWay:
+        """The request up to its first piece of a deeper level: level 0 has scored, and how deep it goes is known."""
         torch.get_num_threads()  # a new thread obeys torch.set_num_threads in oneDNN products only after this call
         started = self._monotonic_s() if arrived_s is None else arrived_s
         timings, reasons = Timings(self._monotonic_s), list[str]()
@@ -185,30 +204,16 @@ class Ranker:
             pace = self._pace(math.inf if request.deadline_ms is None else started + request.deadline_ms / 1e3)
             history = self._history.read(generation, str(request.user), time_ms, pace, reasons)
         job = Job(generation, snapshot, request, candidates, factor_N, history, time_ms, timings, ticket)
-        with noting_missing_rows() as missing:
-            scores = job.run(pace, self._choose if price is None else partial(self._choose, price=price))
-        scores.reasons[:0] = [*reasons, *missing]
-        with timings.stage("order"):
-            best = job.best(scores)
-            items = job.ranked(scores, best)
+        choose = self._choose if price is None else partial(self._choose, price=price)
+        return UnderWay(job, pace, choose, reasons, started, upserts)
+
+    def _answer(self, under_way: UnderWay, request_id: str, record: bool, spent: bool) -> Answer:
+        """The answer to a request whose levels have run."""
+        answer = answer_of(under_way, request_id, spent, self._monotonic_s)
         if self._trace is not None:
-            self._trace(pace.chunks)
-        with noting_missing_rows():  # told above
-            story = explain(job, scores, best) if request.explain else None
-        timings.ms["total"] = (self._monotonic_s() - started) * 1e3
-        answer = Answer(
-            request_id=request_id or uuid.uuid4().hex,
-            model=generation.artifact.served_id,
-            items=items,
-            plan=list(job.widths),
-            candidates_scored=scores.scored,
-            timings_ms=timings.ms,
-            degraded=Degraded(bool(scores.reasons), scores.reasons),
-            explain=story,
-            spent=job.accounts(scores.stopped) if spent else msgspec.UNSET,
-        )
+            self._trace(under_way.pace.chunks)
         if record:
-            answer.record = record_of(job, scores, pace, answer, Seen(started, self.log_position(), upserts))
+            answer.record = record_of(under_way, answer, self.log_position())
         return answer
 
     def apply_delta(self, path: str | Path) -> DeltaReport:
@@ -256,37 +261,15 @@ class Ranker:
         policy = generation.policy
         depth: Depth
         if request.mode == "adaptive" and policy is not None:
-            depth = AdaptiveDepth.decide(policy, self._decision_inputs(policy, job, scores, pace, price))
+            depth = AdaptiveDepth.decide(
+                policy, inputs_of(policy, job, scores, pace, self.price if price is None else price)
+            )
         elif request.mode == "adaptive" and request.budget is not None:
             depth = FixedDepth(plan_within_budget(request.budget, n, generation.flops))
         else:
             depth = FixedDepth(fixed_plan(request.mode, n, generation.artifact.model.config.num_levels))
         scores.reasons.extend(depth.reasons)
         return depth
-
-    def _decision_inputs(
-        self, policy: AdaptivePolicy, job: Job, scores: Scores, pace: Pace, price: float | None = None
-    ) -> DecisionInputs:
-        request, model = job.request, job.generation.artifact.model
-        signals = policy.signals(
-            np.where(scores.level_N < 0, np.nan, scores.value_N),
-            request.top,
-            history_length=job.history_length,
-            time_ms=job.time_ms,
-            context=request.context,
-        )
-        assert job.seen is not None, "level 0 has scored"
-        return DecisionInputs(
-            signals=signals,
-            num_candidates=len(job.candidates),
-            history_length=job.history_length,
-            top=request.top,
-            budget=request.budget,
-            time_left_ms=pace.left_ms() if pace.has_deadline else None,
-            price=self.price if price is None else price,
-            warm=job.seen.view.state.depth >= model.config.encoder_layers,
-            rates=job.generation.costs.rates,
-        )
 
     def _now(self) -> int:
         """The time of a request that names none: after every acknowledged event, as a history ends before its time."""
@@ -389,8 +372,9 @@ class Ranker:
         self.artifact.touch_ahead()
         some = self.items.ids_of(range(1, min(self.items.size, WARM_UP_CANDIDATES)))
         modes: tuple[Mode, ...] = ("full", "router")
-        for mode in modes:
-            self.rank(Request(user=WARM_UP_USER, candidates=list(some), top=1, mode=mode))
+        with self.generation.costs.paused():
+            for mode in modes:
+                self.rank(Request(user=WARM_UP_USER, candidates=list(some), top=1, mode=mode))
 
     def close(self) -> None:
         """Close the log where this ranker opened it."""

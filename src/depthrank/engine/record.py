@@ -6,7 +6,6 @@ passed the deadline stays past it, so the chunks tell where the request was cut,
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
@@ -15,22 +14,11 @@ import numpy as np
 import torch
 
 from depthrank.engine.depth import AdaptiveDepth
-from depthrank.engine.job import Job
-from depthrank.engine.pace import Pace
-from depthrank.engine.run_plan import Scores
+from depthrank.engine.under_way import UnderWay
 from depthrank.precision.hardware import examine_hardware
 from depthrank.schema import Answer
 
 FORMAT = 1
-
-
-@dataclass(frozen=True)
-class Seen:
-    """What the request saw: its start (monotonic seconds), the log's newest position, the newest upsert applied."""
-
-    started_s: float
-    log_position: int | None
-    last_upsert: int
 
 
 @cache
@@ -40,8 +28,13 @@ def hardware() -> dict[str, Any]:
     return {"fingerprint": machine.fingerprint, "cpu": machine.cpu, "torch": str(torch.__version__)}
 
 
-def record_of(job: Job, scores: Scores, pace: Pace, answer: Answer, seen: Seen) -> dict[str, Any]:
-    """The record of a ranked request, of plain values."""
+def record_of(under_way: UnderWay, answer: Answer, log_position: int | None) -> dict[str, Any]:
+    """The record of a ranked request, of plain values. ``log_position``: the newest when it was answered.
+
+    ``batches``: the passes that it shared with others, where it did (``engine.shared_pass``).
+    """
+    job, pace, scores = under_way.job, under_way.pace, under_way.scores
+    assert scores is not None, "its levels have run"
     decision = job.depth.record() if isinstance(job.depth, AdaptiveDepth) else None
     request = msgspec.to_builtins(job.request, enc_hook=_plain)
     precision = job.generation.artifact.precision
@@ -53,14 +46,15 @@ def record_of(job: Job, scores: Scores, pace: Pace, answer: Answer, seen: Seen) 
         "hardware": {**hardware(), "threads": torch.get_num_threads()},
         "precision": None if precision is None else precision.facts(),
         "request": {**request, "time_ms": job.time_ms, "explain": False},
-        "log_position": seen.log_position,
-        "last_upsert": seen.last_upsert,
+        "log_position": log_position,
+        "last_upsert": under_way.last_upsert,
         "history_length": job.history_length,
         "user_state": None if job.user is None else job.user.told(),
         "price": None if decision is None else decision["inputs"]["price"],
         "decision": decision,
+        "batches": job.batches,
         "chunks": [[chunk.stage, chunk.candidates] for chunk in pace.chunks],
-        "clock_ms": [round((chunk.started_s - seen.started_s) * 1e3, 4) for chunk in pace.chunks],
+        "clock_ms": [round((chunk.started_s - under_way.started_s) * 1e3, 4) for chunk in pace.chunks],
         "costs": [[cost.level, cost.candidates, cost.predicted_ms, cost.actual_ms] for cost in job.spent],
         "stopped": scores.stopped,
         "plan": list(answer.plan),

@@ -24,6 +24,7 @@ from depthrank.artifact import (
     with_delta,
     with_precision,
 )
+from depthrank.engine.decision_inputs import inputs_of
 from depthrank.engine.depth import AdaptiveDepth, Depth
 from depthrank.engine.generation import Generation
 from depthrank.engine.job import Job
@@ -183,7 +184,7 @@ class _ReplayingRanker(Ranker):
         if self._decision is None or policy is None:
             return super()._choose(job, scores, pace, price)
         inputs = decision_inputs(fields_of(self._decision, ("inputs",), "decision record")["inputs"])
-        seen = self._decision_inputs(policy, job, scores, pace).signals
+        seen = inputs_of(policy, job, scores, pace).signals
         if seen.to_plain() != inputs.signals.to_plain():
             self.told.append("the signals of level 0 come out otherwise; the recorded ones decide")
         depth = AdaptiveDepth.decide(policy, inputs)

@@ -1,4 +1,4 @@
-"""Runs one request through its levels, chunk by chunk; no chunk starts after the deadline.
+"""Takes one request through its levels, chunk by chunk; no chunk starts after the deadline.
 
 Every level leaves a complete order: a candidate that a deeper level did not reach keeps the scores of the level that
 scored it last, and one that no level scored keeps its place in the input, behind all others. The best survivors go
@@ -9,8 +9,9 @@ Legend: N candidates, K tasks.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,13 +22,16 @@ from depthrank.engine.candidate_items import CandidateItems
 from depthrank.engine.costs import CostMeter, StageCost
 from depthrank.engine.depth import Depth
 from depthrank.engine.pace import Pace
+from depthrank.engine.piece import Piece, Refined
 from depthrank.engine.timings import Timings
 from depthrank.engine.valuation import Valuation
-from depthrank.model import CandidateLayout, CandidateState, ElasticRanker, RequestState
+from depthrank.model import CandidateState, ElasticRanker, RequestState
 from depthrank.routing.cost_rates import MOST_IN_CALL
 
 ROUTER_CHUNK_WITH_DEADLINE = 8_192
 UNSCORED = -1
+Steps = Generator[Piece, "Refined | None", "Depth | None"]
+"""Asks for pieces of deeper levels and is sent what came of each, None where time was up; returns the depth chosen."""
 
 
 @dataclass
@@ -69,8 +73,9 @@ class PlanRun:
     history_length: int
     choose: Callable[[Scores], Depth]
     spent: list[StageCost] = field(default_factory=list)
+    batches: list[dict[str, Any]] = field(default_factory=list)
 
-    def run(self, scores: Scores) -> Depth | None:
+    def steps(self, scores: Scores) -> Steps:
         """Score into ``scores``; returns the depth chosen, None where time was up before."""
         n = scores.value_N.size
         with self.timings.stage("level0"):
@@ -92,7 +97,7 @@ class PlanRun:
             with self.timings.stage(f"level{level}"):
                 survivors, index = survivors[kept], torch.from_numpy(kept)
                 state = None if state is None else state.select(index)
-                done, logits_NK, state = self._level(level, scores, survivors, logits_NK[index], state)
+                done, logits_NK, state = yield from self._level(level, scores, survivors, logits_NK[index], state)
             before = level
             if not self._finished(level, scores, survivors.size, done):
                 break
@@ -130,7 +135,7 @@ class PlanRun:
         survivors: NDArray[np.int64],
         logits_NK: Tensor,
         state: CandidateState | None,
-    ) -> tuple[int, Tensor, CandidateState | None]:
+    ) -> Generator[Piece, Refined | None, tuple[int, Tensor, CandidateState | None]]:
         """One level over its survivors in chunks: how many were done, their logits and states."""
         warm = self._deepen(level)
         logits: list[Tensor] = []
@@ -139,14 +144,22 @@ class PlanRun:
         while done < survivors.size and self.pace.may_start():
             rows = survivors[done : done + self._chunk(level)]
             here = slice(done, done + rows.size)
-            with self.pace.chunk(f"level{level}", rows.size):
+            with self.pace.chunk(f"level{level}", rows.size) as own:
                 begun = self.items.start(rows) if state is None else state.select(torch.arange(done, here.stop))
-                request_N = torch.zeros(rows.size, dtype=torch.int64)
-                layout = CandidateLayout(request_N, 1)
-                refined, after = self.model.refine(level, self.seen, begun, request_N, logits_NK[here], layout)
-                bad += self._publish(level, scores, rows, refined)
-            logits.append(refined)
-            states.append(after)
+                asked_s = self.pace.thread_s()
+                refined = yield Piece(
+                    self.model, level, self.seen, begun, logits_NK[here], self.history_length, self.pace
+                )
+                if refined is None:
+                    own.left_out = True
+                    break
+                if refined.own_ms is not None:
+                    own.others_ms = (self.pace.thread_s() - asked_s) * 1e3 - refined.own_ms
+                bad += self._publish(level, scores, rows, refined.logits_NK)
+            if refined.batch is not None:
+                self.batches.append(refined.batch)
+            logits.append(refined.logits_NK)
+            states.append(refined.after)
             done = here.stop
         if bad:
             scores.reasons.append(f"level {level} gave no number for {bad} candidates: they keep the level before")

@@ -112,9 +112,14 @@ def auc_interval(label: Floats, score: Floats, user: Ints, *, replicates: int = 
 def auc_difference(
     label: Floats, a: Floats, b: Floats, user: Ints, *, replicates: int = 200, seed: int = 0
 ) -> Interval:
-    """Interval of AUC(a) - AUC(b) on the same rows, paired by user."""
-    auc_a, auc_b = _WeightedAuc(label, a), _WeightedAuc(label, b)
-    return _row_interval(user, lambda weight: auc_a(weight) - auc_b(weight), replicates, seed)
+    """Interval of AUC(a) - AUC(b) on the same rows, paired by user. ``a`` and ``b``: scores [N], or [S, N] of S runs,
+    whose AUCs are averaged."""
+    runs_a, runs_b = ([_WeightedAuc(label, run) for run in np.atleast_2d(scores)] for scores in (a, b))
+
+    def difference(weight: npt.NDArray[np.float64]) -> float:
+        return float(np.mean([run(weight) for run in runs_a]) - np.mean([run(weight) for run in runs_b]))
+
+    return _row_interval(user, difference, replicates, seed)
 
 
 class _WeightedAuc:

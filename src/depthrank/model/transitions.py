@@ -99,8 +99,8 @@ class Transitions(nn.Module):
         place_E = torch.searchsorted(sorted_N, key_E).clamp_max(sorted_N.shape[0] - 1)
         hit_E = (sorted_N[place_E] == key_E) & (neighbour_RJM.flatten() >= FIRST_KNOWN)
         group_E = self.group_J.view(1, -1, 1).expand_as(neighbour_RJM).flatten()
-        count_EG = self.count_VMG[recent_RJ].flatten(0, 2)
-        return found.index_add_(0, (place_E * groups + group_E)[hit_E], count_EG[hit_E])
+        count_EG = self.count_VMG[recent_RJ].flatten(0, 2) * hit_E.unsqueeze(1)
+        return found.index_add_(0, place_E * groups + group_E, count_EG)
 
     def _by_group(self, value_RJG: Tensor) -> Tensor:
         """Sums over the positions of each group, [R, P, G]."""

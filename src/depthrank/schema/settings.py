@@ -140,7 +140,7 @@ class TrainingSettings(Section, frozen=True, kw_only=True):
     share an encoding, as long as this share of ``history.length`` is left; 1: exactly what serving reads. ``exits``:
     the levels that learn the labels; with ``deepest`` the others are parts of it and no exits (for ablations).
     ``router: keep``: what level 0 is made of stays as it is in the artifact to go on from, the levels beyond it are
-    learned anew.
+    learned anew. ``replay_seconds``: at most so long the end of training replays validation to learn how deep to go.
     """
 
     epochs: Annotated[int, Meta(ge=0, le=1_000_000)] = 10
@@ -157,6 +157,7 @@ class TrainingSettings(Section, frozen=True, kw_only=True):
     survivor_share: Annotated[float, Meta(ge=0, le=1)] = 0.5
     exits: Literal["all", "deepest"] = "all"
     router: Literal["train", "keep"] = "train"
+    replay_seconds: Annotated[float, Meta(gt=0)] = 20.0
     distillation: Annotated[float, Meta(ge=0)] = 0.2
     survival: Annotated[float, Meta(ge=0)] = 0.0
     survival_widths: tuple[Count, ...] = (50, 200)

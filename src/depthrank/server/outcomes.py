@@ -16,6 +16,7 @@ from depthrank.server.after_ranking import AfterRanking
 from depthrank.server.answers import Erased
 from depthrank.server.decisions import DecisionLog, Drift
 from depthrank.server.decisions.audit import Audit
+from depthrank.server.decisions.drift_file import DriftFile
 from depthrank.server.decisions.drift_metrics import DriftMetrics
 from depthrank.server.metrics import ServerMetrics
 from depthrank.server.models import Models
@@ -46,6 +47,8 @@ class Outcomes:
         self.decisions = DecisionLog(folder, settings.decisions, metrics.registry)
         self.audit = None if folder is None else Audit(folder, clock)
         self.drift = Drift(models.spec, settings.decisions.drift_hours, settings.decisions.drift_impressions)
+        self.drift_file = DriftFile(folder, self.drift)
+        self.drift_file.load()
         self.shadow = Shadow(models, busy)
         self.served = ServedImpressions(disk.guarded(models.record_served), settings.served_queue, metrics)
         models.canary.quality = self.drift
@@ -82,6 +85,8 @@ class Outcomes:
         if self._settings.log_served and answer.items:
             self.served.put(request, answer)
             self.drift.shown(request, answer, self._clock())  # not the request's time, which a client may choose
+            if self.drift_file.is_due():
+                self.decisions.beside(self.drift_file.save)
         self.shadow.offer(request, answer)
 
     def events_came(self, events: EventBatch) -> None:
@@ -109,6 +114,8 @@ class Outcomes:
     def close(self) -> None:
         """Write everything that waits."""
         self.served.close()
+        self.drift.close_until(self._clock())
+        self.decisions.beside(self.drift_file.save)
         self.decisions.close()
         self.shadow.close()
 

@@ -20,6 +20,7 @@ from depthrank.server.admission.dispatcher import DeadlineError, Dispatcher
 from depthrank.server.admission.metrics import AdmissionMetrics
 from depthrank.server.admission.ranking import Ranking
 from depthrank.server.bounded_pool import BoundedPool, OverloadError
+from depthrank.server.decisions import rank_recorded
 from depthrank.server.metrics import RankerMetrics, ServerMetrics
 from depthrank.server.models import Models, ModelSettings
 from depthrank.server.outcomes import Outcomes
@@ -118,6 +119,7 @@ class Service:
             if self.deltas is not None:
                 await self.in_log_pool(self.deltas.look)
             await self.in_log_pool(self.ranker.warm)
+            await self.in_log_pool(self._rank_recorded)
         except Exception:  # whatever it was, the server stays not ready and says so
             logger.exception("warming up failed; the server stays not ready")
             self.phase = Phase.FAILED
@@ -126,6 +128,12 @@ class Service:
                 self.phase = Phase.READY
             if self.deltas is not None and not self._closed:
                 self.deltas.start()
+
+    def _rank_recorded(self) -> int:
+        """What was asked last time, so that what it needs is in memory; answers go nowhere."""
+        decisions = self.settings.decisions
+        folder, most = self.outcomes.decisions.folder, decisions.warm_requests
+        return rank_recorded(folder, most, self.ranker.rank, seconds=decisions.warm_seconds)
 
     @property
     def trouble(self) -> list[str]:

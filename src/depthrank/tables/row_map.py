@@ -190,10 +190,10 @@ def _levelled(sizes: Sequence[int], total: int) -> list[int]:
     return parts
 
 
-_ID_TYPES = frozenset({torch.int64, torch.int32, torch.int16, torch.uint8})
+ID_TYPES = frozenset({torch.int64, torch.int32, torch.int16, torch.uint8})
 
 
 def check_ids(ids_nI: Tensor) -> None:
     """Raise DataError unless these are ids: whole numbers [n, I]."""
-    if ids_nI.dtype not in _ID_TYPES or ids_nI.dim() != 2:
+    if ids_nI.dtype not in ID_TYPES or ids_nI.dim() != 2:
         raise DataError(f"ids are {ids_nI.dtype} {list(ids_nI.shape)}; expected whole numbers [n, I]")

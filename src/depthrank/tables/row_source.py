@@ -43,8 +43,9 @@ class PackedRows:
     def __init__(self, packed_VB: Tensor, form: RowFormat, width: int) -> None:
         assert packed_VB.dtype == stored_dtype(form) and packed_VB.shape[1] == stored_width(form, width)
         self.packed_VB, self.form, self._width = packed_VB, form, width
-        self._one_each = torch.arange(0)
-        self._is_float = form in ("fp32", "bf16")
+        self._one_each = {kind: torch.arange(0, dtype=kind) for kind in (torch.int32, torch.int64)}
+        self._is_float, self._is_fp32 = form in ("fp32", "bf16"), form == "fp32"
+        self._kernel = {"int8": _BYTE_BAGS, "int4": _HALF_BYTE_BAGS}.get(form, self._float_bags)
 
     @property
     def num_rows(self) -> int:
@@ -57,23 +58,32 @@ class PackedRows:
     def rows(self, row_n: Tensor) -> Tensor:
         """Rows float32 [n, D]; quantised or many ones as bags of one row, which torch prefetches and unpacks."""
         try:
-            if self._is_float and row_n.shape[0] < MANY_ROWS:
+            if self._is_float and len(row_n) < MANY_ROWS:
                 found_nD = torch.embedding(self.packed_VB, row_n)
                 return found_nD if self.form == "fp32" else found_nD.float()
-            if row_n.dtype == torch.int32:
-                row_n = row_n.to(torch.int64)
-            one_each = self._one_each
-            if row_n.shape[0] != one_each.shape[0]:  # most calls are of one size
-                self._one_each = one_each = torch.arange(row_n.shape[0])
-            return self._bags(row_n, one_each)
-        except (RuntimeError, IndexError) as error:
+            one_each = self._one_each[row_n.dtype]
+            if len(one_each) != len(row_n):  # most calls are of one size
+                self._one_each[row_n.dtype] = one_each = torch.arange(len(row_n), dtype=row_n.dtype)
+            return self._kernel(self.packed_VB, row_n, one_each)  # type: ignore[no-any-return]
+        except (RuntimeError, IndexError, KeyError) as error:
             check_row_numbers(row_n, self.num_rows)
             raise error
+
+    def embedded(self, row_nF: Tensor) -> Tensor:
+        """As ``rows``, float32 [n, F, D]; one row of all features costs a few microseconds, so here is no call more
+        than it takes."""
+        if self._is_fp32 and row_nF.numel() < MANY_ROWS:
+            try:
+                return torch.embedding(self.packed_VB, row_nF)
+            except (RuntimeError, IndexError) as error:
+                check_row_numbers(row_nF.flatten(), self.num_rows)
+                raise error
+        return self.rows(row_nF.view(-1)).view(-1, row_nF.shape[1], self._width)
 
     def pooled(self, row_m: Tensor, offset_b: Tensor) -> Tensor:
         """Sums of bags, float32 [b, D]; those of bf16 rows are rounded to bf16 once more by torch."""
         try:
-            return self._bags(row_m, offset_b.to(row_m.dtype))
+            return self._kernel(self.packed_VB, row_m, offset_b.to(row_m.dtype))  # type: ignore[no-any-return]
         except (RuntimeError, IndexError) as error:
             check_row_numbers(row_m, self.num_rows)
             raise error
@@ -82,12 +92,9 @@ class PackedRows:
         """Packed rows [n, B], copied."""
         return self.packed_VB[row_n.to(torch.int64)]
 
-    def _bags(self, row_m: Tensor, offset_b: Tensor) -> Tensor:
-        if self.form == "int8":
-            return _BYTE_BAGS(self.packed_VB, row_m, offset_b)  # type: ignore[no-any-return]
-        if self.form == "int4":
-            return _HALF_BYTE_BAGS(self.packed_VB, row_m, offset_b)  # type: ignore[no-any-return]
-        return torch.embedding_bag(self.packed_VB, row_m, offset_b)[0].float()
+    @staticmethod
+    def _float_bags(packed_VB: Tensor, row_m: Tensor, offset_b: Tensor) -> Tensor:
+        return torch.embedding_bag(packed_VB, row_m, offset_b)[0].float()
 
 
 def check_row_numbers(row_n: Tensor, num_rows: int) -> None:

@@ -29,7 +29,8 @@ FREE_SECTIONS = ("training", "dataset", "split", "folder")
 
 
 def check_continues(spec: Spec, base: Artifact | None) -> None:
-    """Raise ArtifactError where the spec describes another model than the artifact holds, SpecError where it needs one."""
+    """Raise ArtifactError where the spec describes another model than the artifact holds, SpecError where it needs
+    an artifact and there is none."""
     if base is None:
         if spec.training.router == "keep":
             raise SpecError("training.router: keep needs the artifact whose router that is: name it with --from")

@@ -23,7 +23,6 @@ from depthrank.training.replay_requests import FullDepth, HeldOut, OneRequest, r
 
 MOST_REQUESTS = 400
 LEAST_REQUESTS = 40
-MOST_SECONDS = 20.0
 TIMED_REQUESTS = 12
 TIMED_SHARE = 0.2
 KEPT_FOR_TIMING = 100
@@ -42,7 +41,7 @@ def fit_by_replay(
     model: ElasticRanker,
     *,
     most_requests: int = MOST_REQUESTS,
-    most_seconds: float = MOST_SECONDS,
+    most_seconds: float = 20.0,
     monotonic_s: Callable[[], float] = time.monotonic,
     on_request: Callable[[int, int], None] = lambda done, total: None,
 ) -> FittedPolicy:

@@ -15,7 +15,15 @@ import numpy as np
 import torch
 from blake3 import blake3
 
-from depthrank.artifact import Artifact, Contents, Manifest, default_log_url, load_artifact, save_artifact
+from depthrank.artifact import (
+    Artifact,
+    Contents,
+    Manifest,
+    default_log_url,
+    load_artifact,
+    save_artifact,
+    with_level_flops,
+)
 from depthrank.catalogue import Catalogue
 from depthrank.data import (
     Batch,
@@ -230,7 +238,7 @@ class _Run:
         """How deep to go, learned by replay of validation requests."""
         held_out = HeldOut(self.spec, self.files, self.encoder, self.log, self.counters, self.items, self.users)
         with self.progress.phase("replaying validation requests to fit the plan ladder"):
-            return fit_by_replay(held_out, model)
+            return fit_by_replay(held_out, model, most_seconds=self.spec.training.replay_seconds)
 
     def _training_examples(self) -> list[Examples]:
         return [self.files] if self.traffic is None else [self.files, self.traffic]
@@ -312,7 +320,7 @@ class _Run:
             users=self.users,
             log_position=self.log_position,
             log_url=self.log.url,
-            training=summary,
+            training=with_level_flops(summary, model.config),
             report_html=html,
             adaptive=adaptive,
         )

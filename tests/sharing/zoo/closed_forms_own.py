@@ -146,10 +146,11 @@ def multi_interest(s: Sizes) -> Work:
 
 
 def search_based(s: Sizes) -> Work:
-    """Rows picked by the candidate are the candidate's: their keys and values are projected once per candidate."""
+    """Keys and values of the whole history are projected once, and the candidate picks rows of the projection."""
     d, picked = s.width, max(2, s.history // 5)
     search = item(2 * d * d) + request(s.history * 2 * d * d) + candidate(2 * s.history * d)
-    attend = item(2 * d * d) + candidate(picked * 4 * d * d + 4 * picked * d + 2 * d * d)
+    project = item(2 * d * d) + Work(picked * 4 * d * d, request=s.history * 4 * d * d)
+    attend = project + candidate(4 * picked * d + 2 * d * d)
     return search + attend + tower(s, 0, d, d)
 
 

@@ -10,24 +10,25 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from hashlib import blake2b
 from typing import Literal
 
 from depthrank.routing.economy import Economy
-from depthrank.schema.request import Mode, Spent
+from depthrank.schema.request import Spent
 from depthrank.server.admission.claim import Claim
 from depthrank.server.admission.cohorts import Cohorts
 from depthrank.server.admission.forecasts import Forecasts
+from depthrank.server.admission.gate_counts import GateCounts
 from depthrank.server.admission.guard import ConcurrencyGuard
 from depthrank.server.admission.lane_queue import LaneQueue
 from depthrank.server.admission.pricing import Pricing
-from depthrank.server.admission.settings import AdmissionSettings, Gate
+from depthrank.server.admission.settings import AdmissionSettings
+from depthrank.server.admission.terms import Terms, TermsOffice
 
 LEAST_GUARD_MS = 20.0
 MOST_RETRY_S = 60
 WAITED = 0.2  # of a request's time, spent behind others: from here on, being late is the queue's doing
-DRY = "dry run, not acted on: "
 GateName = Literal["deadline", "concurrency", "cohorts", "queue", "engines"]
 
 
@@ -50,17 +51,6 @@ class Offered:
 
 
 @dataclass(frozen=True)
-class Terms:
-    """How a claim is to be run: its mode and budget, when it must stop (infinite: never), the price of compute to
-    it."""
-
-    mode: Mode
-    budget: float | None
-    stop_s: float
-    price: float | None
-
-
-@dataclass(frozen=True)
 class Turn:
     """What a lane does next: claims that share a pass, each with its terms; and claims whose time has passed, or which
     cannot be served any more."""
@@ -68,17 +58,6 @@ class Turn:
     claims: tuple[tuple[Claim, Terms], ...] = ()
     late: tuple[Claim, ...] = ()
     refused: tuple[tuple[Claim, Refusal], ...] = ()
-
-
-@dataclass
-class Counts:
-    """How often each gate acted, or would have: (gate, what, priority) -> how often."""
-
-    acted: dict[tuple[str, str, str], int] = field(default_factory=dict)
-
-    def add(self, gate: str, what: str, priority: str) -> None:
-        key = gate, what, priority
-        self.acted[key] = self.acted.get(key, 0) + 1
 
 
 class Desk:
@@ -92,7 +71,8 @@ class Desk:
         self.pricing = Pricing(settings.target_load, settings.price_interval_s)
         self.cohorts = Cohorts(settings.shed_load, settings.price_interval_s)
         self.guard = ConcurrencyGuard(settings.patience_ms, LEAST_GUARD_MS, settings.patience_ms)
-        self.counts = Counts()
+        self.counts = GateCounts()
+        self.terms = TermsOffice(self.gates, self.forecasts, self.pricing, self.guard, self.counts)
         self._number = 0
         self._input_order_tokens, self._tokens_at_s = settings.input_order_rps, -math.inf
 
@@ -127,7 +107,7 @@ class Desk:
         claim.number = self._number
         may_narrow = claim.mode != "full" or self.gates.full == "enforce"
         claim.floor_ms = forecast.router_ms if may_narrow else forecast.full_ms
-        claim.wanted_ms = max(claim.floor_ms, self._wanted_ms(claim))
+        claim.wanted_ms = max(claim.floor_ms, self.terms.wanted_ms(claim))
         return claim
 
     def offer(self, claim: Claim, now_s: float) -> Offered:
@@ -143,7 +123,7 @@ class Desk:
             return self._refused(claim, "queue", f"{self.waiting} requests wait already", wait_s, now_s)
         if self.cohorts.sheds(claim.priority, claim.cohort):
             reason = "the engines cannot serve everybody now, and this user's turn to wait has come"
-            if self._acts(claim, "cohorts", self.gates.cohorts, reason):
+            if self.counts.acts(claim, "cohorts", self.gates.cohorts, reason):
                 return self._refused(claim, "cohorts", reason, 1.0, now_s)
         else:
             self.cohorts.kept(claim.floor_ms)
@@ -154,13 +134,13 @@ class Desk:
                 f"{floors_ms:.0f} ms of work without depth, answers were late lately at more than "
                 f"{self.guard.limit_ms:.0f} ms"
             )
-            if lane.waiting and self._acts(claim, "concurrency", self.gates.concurrency, reason):
+            if lane.waiting and self.counts.acts(claim, "concurrency", self.gates.concurrency, reason):
                 return self._refused(claim, "concurrency", reason, backlog_ms / 2e3, now_s)
         lane, gone = self._place(claim, lane, now_s)
         if gone is None:
             end_s = lane.free_s(now_s) + lane.backlog_ms(now_s) / 1e3
             reason = f"{backlog_ms:.0f} ms of work wait: even the router's answer would come after the deadline"
-            if self._acts(claim, "deadline", self.gates.deadline, reason):
+            if self.counts.acts(claim, "deadline", self.gates.deadline, reason):
                 return self._refused(claim, "deadline", reason, end_s - claim.deadline_s, now_s)
         return Offered(None, self._queue(claim, lane, gone or [], backlog_ms, now_s))
 
@@ -234,7 +214,7 @@ class Desk:
                 assert offered.refusal is not None
                 refused.append((claim, offered.refusal))
             else:
-                chosen = ((claim, self._terms(claim, lane, start_s)),)
+                chosen = ((claim, self.terms.of(claim, lane, start_s)),)
                 lane.begin(claim, now_s)
         return Turn(chosen, tuple(late), tuple(refused))
 
@@ -247,78 +227,6 @@ class Desk:
     def _still_fits(self, claim: Claim, lane: LaneQueue, start_s: float) -> bool:
         """Whether the router can still answer by the deadline; the reserve may be used up by now."""
         return start_s + lane.wall_s(claim.floor_ms) <= claim.deadline_s
-
-    def _terms(self, claim: Claim, lane: LaneQueue, start_s: float) -> Terms:
-        """At the price of now and of the queue, until the time that others need."""
-        self._set_price(claim, lane, start_s)
-        until_s = lane.until_s(claim, start_s)
-        stop_s = own_s = lane.own_until_s(claim, start_s)
-        if until_s < own_s:
-            others = f"{len(lane.waiting)} requests behind it need the rest"
-            reason = f"{(until_s - start_s) * 1e3:.0f} of {(own_s - start_s) * 1e3:.0f} ms were its own, {others}"
-            if self._acts(claim, "share", self.gates.share, reason, "degraded"):
-                stop_s, claim.shortened = until_s, reason
-        mode, budget = self._depth(claim, lane, start_s, stop_s)
-        self._note_price(claim)
-        claim.mode = mode
-        wanted = max(claim.forecast.router_ms, self._wanted_ms(claim, mode, budget))
-        claim.expected_ms = min(wanted, max(claim.floor_ms, (stop_s - start_s) * 1e3 * lane.speed))
-        limited = claim.has_deadline or claim.shortened
-        return Terms(mode, budget, stop_s if limited else math.inf, claim.price)
-
-    def _set_price(self, claim: Claim, lane: LaneQueue, start_s: float) -> None:
-        """What compute costs the claim: the price that follows the load, and more where those that wait could not all
-        have the depth that it would give them."""
-        if self.gates.price != "enforce":
-            return
-        claim.price = usual = self.pricing.of(claim.version)
-        if usual is None or claim.mode != "adaptive":
-            return
-        share = lane.depth_share(claim, start_s, self._wanted_now_ms, self.guard.limit_ms / 1e3)
-        if share < 1:
-            wanted = self._wanted_now_ms(claim)
-            claim.price = max(usual, self._price_at(claim, claim.floor_ms + share * (wanted - claim.floor_ms)))
-
-    def _wanted_now_ms(self, claim: Claim) -> float:
-        """What a claim would take at the price that follows the load."""
-        return self._wanted_ms(claim, price=self.pricing.of(claim.version))
-
-    def _price_at(self, claim: Claim, cost_ms: float) -> float:
-        """The price at which a claim is predicted to take ``cost_ms``."""
-        economy, forecast = self.forecasts.economy(claim.version), claim.forecast
-        share = cost_ms / max(forecast.full_ms, 1e-9)
-        if economy is None or not economy.prices:
-            return self.pricing.usual(claim.version) / max(share, 1e-9)
-        if cost_ms <= forecast.router_ms:
-            return economy.prices[-1][0]
-        return economy.price_at(share / self.forecasts.correction(claim.version))
-
-    def _depth(self, claim: Claim, lane: LaneQueue, start_s: float, stop_s: float) -> tuple[Mode, float | None]:
-        """Mode and budget: full depth that does not fit is narrowed, and a version without a policy is capped."""
-        mode, budget = claim.mode, claim.budget
-        full_ms, left_ms = claim.forecast.full_ms, (stop_s - start_s) * 1e3 * lane.speed
-        if mode == "full" and full_ms > left_ms:
-            reason = f"full depth would take {full_ms:.0f} ms, {left_ms:.0f} are left"
-            if self._acts(claim, "full", self.gates.full, reason, "degraded"):
-                mode, budget = "adaptive", max(1e-6, min(1.0, left_ms / full_ms))
-        economy = self.forecasts.economy(claim.version)
-        if mode == "adaptive" and economy is not None and not economy.prices and claim.price is not None:
-            cap = 1.0 / max(self._dearness(claim), 1.0)
-            if cap < (1.0 if budget is None else budget):
-                budget = cap
-        return mode, budget
-
-    def _dearness(self, claim: Claim) -> float:
-        """A claim's price as a multiple of the usual one."""
-        return 1.0 if claim.price is None else claim.price / self.pricing.usual(claim.version)
-
-    def _note_price(self, claim: Claim) -> None:
-        dry = self.gates.price == "dry-run"
-        dearness = self.pricing.dearness(claim.version) if dry else self._dearness(claim)
-        if claim.mode == "adaptive" and dearness > 1.05:
-            reason = f"compute costs {dearness:.3g} times its usual price"
-            if self._acts(claim, "price", self.gates.price, reason, "degraded"):
-                claim.notes.append(f"overload: {reason}")
 
     # ------------------------------------------------------------------ ends
 
@@ -383,33 +291,6 @@ class Desk:
         self.pricing.tick(now_s, capacity)
         self.cohorts.tick(now_s, capacity)
 
-    def _wanted_ms(
-        self, claim: Claim, mode: Mode | None = None, budget: float | None = None, price: float | None = None
-    ) -> float:
-        mode, budget = mode or claim.mode, claim.budget if budget is None else budget
-        price = claim.price if price is None else price
-        forecast, economy = claim.forecast, self.forecasts.economy(claim.version)
-        if mode == "full":
-            return forecast.full_ms
-        if mode == "router" or economy is None:
-            return forecast.router_ms
-        if economy.prices:
-            price = price if price is not None else (economy.default_price or economy.prices[0][0])
-            wanted = self.forecasts.wanted_ms(claim.version, forecast, economy.cost_at(price))
-        else:
-            share = 1.0 if price is None else self.pricing.usual(claim.version) / price
-            wanted = self.forecasts.wanted_ms(claim.version, forecast, min(share, 1.0))
-        return wanted if budget is None else max(forecast.router_ms, min(wanted, budget * forecast.full_ms))
-
-    def _acts(self, claim: Claim, gate: str, mode: Gate, reason: str, what: str = "refused") -> bool:
-        """Whether a gate that finds something acts; in a dry run it only says so."""
-        if mode == "off":
-            return False
-        self.counts.add(gate, what if mode == "enforce" else f"would_have_{what}", claim.priority)
-        if mode == "dry-run":
-            claim.notes.append(f"{DRY}{gate}: {reason}")
-        return mode == "enforce"
-
     def _refused(self, claim: Claim, gate: GateName, reason: str, wait_s: float, now_s: float) -> Offered:
         retry_s = max(1, min(MOST_RETRY_S, math.ceil(wait_s))) if math.isfinite(wait_s) else MOST_RETRY_S
         instead = gate != "engines" and self._acts_in_input_order(claim, now_s)
@@ -421,7 +302,7 @@ class Desk:
         passed_s = max(0.0, now_s - self._tokens_at_s)
         self._tokens_at_s = now_s
         self._input_order_tokens = min(rate, self._input_order_tokens + min(passed_s, 1.0) * rate)
-        if self._input_order_tokens < 1 or not self._acts(
+        if self._input_order_tokens < 1 or not self.counts.acts(
             claim, "input_order", self.gates.input_order, "candidates in input order", "degraded"
         ):
             return False

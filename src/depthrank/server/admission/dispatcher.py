@@ -20,9 +20,10 @@ from depthrank.schema import Answer, Request
 from depthrank.schema.request import Spent
 from depthrank.server.admission.claim import PRIORITIES, Claim
 from depthrank.server.admission.cohorts import cohort_of
-from depthrank.server.admission.desk import Desk, Offered, Refusal, Terms
+from depthrank.server.admission.desk import Desk, Offered, Refusal
 from depthrank.server.admission.input_order import in_input_order, num_candidates
 from depthrank.server.admission.settings import AdmissionSettings
+from depthrank.server.admission.terms import Terms
 from depthrank.server.bounded_pool import OverloadError
 from depthrank.server.ranker_port import ServedRanker
 from depthrank.server.workers.engines import Engines, Pass, Work

@@ -30,7 +30,7 @@ class Forecasts:
         self._economies: dict[str, Economy] = {}
         self._users: OrderedDict[str, _User] = OrderedDict()
         self._overhead_ms: dict[str, float] = {}
-        self._correction: dict[str, float] = {}
+        self._depths: dict[str, tuple[float, float]] = {}
         self._usual_history = 0.0
         self._mean_ms = UNKNOWN_MS
 
@@ -59,14 +59,29 @@ class Forecasts:
         router = cold if known is None else warm
         return Forecast(router, max(full, router), max(0.0, cold - warm))
 
-    def correction(self, version: str) -> float:
-        """What requests with depth took lately, as a multiple of what was predicted."""
-        return self._correction.get(version, 1.0)
+    def wanted_ms(self, version: str, forecast: Forecast, price: float) -> float:
+        """What a request takes at a price on average: the router, and what choices at that price cost beyond it."""
+        economy = self._economies[version]
+        depth = forecast.full_ms * self._depth_at(economy, price) * self._correction(version)
+        return min(forecast.router_ms + depth, forecast.full_ms)
 
-    def wanted_ms(self, version: str, forecast: Forecast, fraction: float) -> float:
-        """What a request takes whose choices cost ``fraction`` of full depth on average."""
-        depth = fraction * forecast.full_ms * self.correction(version)
-        return min(max(depth, forecast.router_ms), forecast.full_ms)
+    def price_at(self, version: str, forecast: Forecast, cost_ms: float) -> float:
+        """The price at which a request takes ``cost_ms`` on average: the inverse of ``wanted_ms``."""
+        economy = self._economies[version]
+        depth = (cost_ms - forecast.router_ms) / max(forecast.full_ms * self._correction(version), 1e-9)
+        if depth <= 0:
+            return economy.prices[-1][0]
+        return economy.price_at(depth + economy.prices[-1][1])
+
+    @staticmethod
+    def _depth_at(economy: Economy, price: float) -> float:
+        """Mean cost of the choices at a price beyond those at the highest one, as a share of full depth's."""
+        return max(0.0, economy.cost_at(price) - economy.prices[-1][1])
+
+    def _correction(self, version: str) -> float:
+        """Depth that requests took here lately, as a multiple of what replay says of their prices."""
+        took, said = self._depths.get(version, (1.0, 1.0))
+        return min(4.0, max(0.1, took / max(said, 1e-9)))
 
     def learn(self, claim: Claim, spent: Spent | None, thread_ms: float) -> None:
         """What a served request took in all."""
@@ -80,10 +95,25 @@ class Forecasts:
         self._usual_history += SMOOTHING * (spent.history_length - self._usual_history)
         overhead = self._overhead_ms.get(claim.version, FIRST_OVERHEAD_MS)
         self._overhead_ms[claim.version] = overhead + SMOOTHING * (max(0.0, thread_ms - spent.thread_ms) - overhead)
-        if claim.mode == "adaptive" and not claim.shortened and claim.expected_ms > 0:
-            ratio = min(4.0, max(0.25, thread_ms / claim.expected_ms))
-            known = self._correction.get(claim.version, 1.0)
-            self._correction[claim.version] = min(4.0, max(0.1, known * (1 + SMOOTHING * (ratio - 1))))
+        self._learn_depth(claim, thread_ms)
+
+    def _learn_depth(self, claim: Claim, thread_ms: float) -> None:
+        """What depth took at its price, and what replay said; as shares of full depth. What was cut short tells
+        nothing, nor does what had no depth by its price."""
+        economy, full_ms = self._economies.get(claim.version), claim.forecast.full_ms
+        if economy is None or not economy.prices or claim.price is None:
+            return
+        if claim.mode != "adaptive" or claim.budget is not None or claim.shortened:
+            return
+        said = self._depth_at(economy, claim.price)
+        if said <= 0:
+            return
+        took = max(0.0, thread_ms - claim.forecast.router_ms) / max(full_ms, 1e-9)
+        before_took, before_said = self._depths.get(claim.version, (said, said))
+        self._depths[claim.version] = (
+            before_took + SMOOTHING * (took - before_took),
+            before_said + SMOOTHING * (said - before_said),
+        )
 
     def forget(self, user: str) -> None:
         """Drop what is remembered of a user."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +43,20 @@ class DecisionLog:
             self._pool.submit(self._write, record)
         except OverloadError as error:
             self._lose("queue_full", error)
+
+    def beside(self, write: Callable[[], object]) -> None:
+        """Write something else to the same folder soon, behind the records; where that fails, the log says why."""
+        try:
+            self._pool.submit(self._told, write)
+        except OverloadError as error:
+            logger.warning("%s: not written now", error)
+
+    @staticmethod
+    def _told(write: Callable[[], object]) -> None:
+        try:
+            write()
+        except OSError as error:
+            logger.error("beside the decision records: %s", error)
 
     def erase(self, user: str) -> int:
         """Remove a user's records, those that wait included; returns how many were on disk, once their bytes are gone.

@@ -3,8 +3,8 @@
 A shown item waits, with its predicted probabilities, for the actions that are its positives: those with its request id
 and item, or, without a request id, with its user and item within the task's window. When the window closes the
 impression counts: label 1 where the action came, else 0, in the hour it was shown in. NE is mean log loss over the
-entropy of the mean label (He et al., ADKDD 2014); calibration is mean prediction over mean label. Figures begin with
-the process.
+entropy of the mean label (He et al., ADKDD 2014); calibration is mean prediction over mean label. ``drift_file``
+keeps the figures of closed windows over a restart.
 
 Legend: K tasks.
 """
@@ -14,7 +14,7 @@ from __future__ import annotations
 import math
 import threading
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -139,6 +139,11 @@ class Drift:
         """Count every impression whose window has closed."""
         with self._lock:
             self._close(now_ms)
+
+    def restore(self, figures: Iterable[tuple[int, str, str, HourFigures]]) -> None:
+        """Go on from the figures of an earlier process: (hours since 1970, task, model, figures)."""
+        with self._lock:
+            self._figures.update({(hour, task, model): found for hour, task, model, found in figures})
 
     def by_hour(self) -> Iterator[tuple[int, str, str, HourFigures]]:
         """(hour's start in ms, task, model, figures), oldest first."""

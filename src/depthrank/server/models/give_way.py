@@ -4,7 +4,7 @@ Python threads share one lock. A thread that loads a model holds it for 5 ms at 
 of it at every operation of torch, some hundred times: beside a loading thread each of them may wait those 5 ms, however
 nice that thread is (a nice one that is off its core still has the lock). So a loading thread looks up between any two
 calls that it makes, by ``sys.setprofile``: every ``SLICE_S`` it lets go of the lock, and while requests are under way
-it sleeps. A server that is never idle would never load, hence ``most_s``: after that long it works for one slice.
+it sleeps. A server that is never idle would never load, hence ``MOST_S``: after that long it works for ``FORCED_S``.
 
 What is given up: calls cost the loading thread about a tenth of a microsecond more, and one long call into C (a sort, a
 parse) is not interrupted. Such calls mostly let go of the lock by themselves.
@@ -25,24 +25,23 @@ Result = TypeVar("Result")
 SLICE_S = 0.5e-3
 LET_GO_S = 50e-6
 LOOK_S = 1e-3
-MOST_S = 0.05
+MOST_S = 20e-3
+FORCED_S = 3e-3
 
 
 class GiveWay:
-    """``busy``: whether requests are under way now. ``most_s``: the longest standstill; ``sleep``, ``clock_s``: for
-    tests."""
+    """``busy``: whether requests are under way now. ``nice``: of the thread."""
 
     def __init__(
         self,
         busy: Callable[[], bool],
         nice: int = 5,
         *,
-        most_s: float = MOST_S,
         clock_s: Callable[[], float] = time.perf_counter,
         sleep: Callable[[float], object] = time.sleep,
     ) -> None:
         self.busy, self.nice = busy, nice
-        self._most_s, self._clock_s, self._sleep = most_s, clock_s, sleep
+        self._clock_s, self._sleep = clock_s, sleep
 
     def run(self, call: Callable[[], Result]) -> Result:
         """Run ``call`` in this thread, which is one of its own and has nothing else to do afterwards."""
@@ -54,8 +53,8 @@ class GiveWay:
         def between_calls(_frame: FrameType, _event: str, _given: Any) -> None:
             nonlocal slice_until_s
             if clock_s() >= slice_until_s:
-                self._stand_still()
-                slice_until_s = clock_s() + SLICE_S
+                slice_s = self._stand_still()
+                slice_until_s = clock_s() + slice_s
 
         before = sys.getprofile()
         sys.setprofile(between_calls)
@@ -64,8 +63,12 @@ class GiveWay:
         finally:
             sys.setprofile(before)
 
-    def _stand_still(self) -> None:
+    def _stand_still(self) -> float:
+        """Let go of the lock, and wait while requests are under way; returns how long to work now."""
         self._sleep(LET_GO_S)
-        until_s = self._clock_s() + self._most_s
-        while self.busy() and self._clock_s() < until_s:
+        until_s = self._clock_s() + MOST_S
+        while self.busy():
+            if self._clock_s() >= until_s:
+                return FORCED_S
             self._sleep(LOOK_S)
+        return SLICE_S

@@ -24,6 +24,7 @@ from depthrank.sharing.rewrites.split_linear_over_concat import split_linear_ove
 from depthrank.sharing.rewrites.split_linear_over_sum import split_linear_over_sum
 from depthrank.sharing.rewrites.split_products_over_concat import split_products_over_concat
 from depthrank.sharing.rewrites.work_along_other_axes import work_along_other_axes
+from depthrank.sharing.rewrites.work_before_picking import work_before_picking
 
 PIPELINE: tuple[tuple[str, Callable[..., Any]], ...] = (
     ("keep_concat_unwritten", keep_concat_unwritten),
@@ -32,6 +33,7 @@ PIPELINE: tuple[tuple[str, Callable[..., Any]], ...] = (
     ("drop_masked_parts", drop_masked_parts),
     ("push_elementwise_through_concat", push_elementwise_through_concat),
     ("fold_batch_norm", fold_batch_norm),
+    ("work_before_picking", work_before_picking),
     ("defer_broadcast_sums", defer_broadcast_sums),
     ("defer_broadcast_products", defer_broadcast_products),
     ("split_linear_over_concat", split_linear_over_concat),

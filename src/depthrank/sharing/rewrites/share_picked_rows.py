@@ -17,7 +17,7 @@ def share_picked_rows(s: Sharer, call: Call) -> Value | None:
         x, index = call.args
         if x.region != Region.REQUEST or index.region <= Region.REQUEST:
             return None
-        return Val(_picked(s, s.full(x), s.full(index)), call.dims)
+        return Val(picked_rows(s, s.full(x), s.full(index)), call.dims)
     if call.op != "row_gather":
         return None
     x, axis, index = call.args
@@ -30,11 +30,12 @@ def share_picked_rows(s: Sharer, call: Call) -> Value | None:
     if any(places.dims[k] != 1 or index.dims[k] != x.dims[k] for k in others):
         return None  # every column picks positions of its own
     moved = s.permute(s.full(x), [at, *others])
-    rows = _picked(s, moved, s.reshape(places, [index.dims[at]]))
+    rows = picked_rows(s, moved, s.reshape(places, [index.dims[at]]))
     back = sorted(range(rank), key=lambda k: [at, *others][k])
     return Val(s.permute(rows, back), call.dims)
 
 
-def _picked(s: Sharer, x: Node, index: Node) -> Node:
+def picked_rows(s: Sharer, x: Node, index: Node) -> Node:
+    """x [R, L, ..] at index [N, ..] of each candidate's own request."""
     dims = (*index.dims, *x.dims[1:])
     return s.graph.add("shared_take_rows", (x, s.lift(index)), Region.MIXED, dims, x.dtype)
