@@ -78,6 +78,8 @@ def deepctr_torch() -> Iterator[Built]:
             model = kind(columns, use_inner=True, use_outter=True)
         elif name == "MLR":
             model = kind(columns)
+        elif name in ("AFM", "CCPM"):  # they take no numbers
+            model = kind(columns, [c for c in columns if not isinstance(c, inputs.DenseFeat)])
         else:
             model = kind(columns, columns)
         places = model.feature_index

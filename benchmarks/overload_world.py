@@ -26,6 +26,8 @@ TOP = 10
 AS_OF_MS = 1_700_000_000_000
 MINUTES = 3.0
 FIT_SECONDS = 90.0
+NARROW_USERS = 16
+NARROW_BUDGETS = (0.1, 0.15, 0.25, 0.5)
 
 Floats = NDArray[np.float64]
 
@@ -123,17 +125,30 @@ class Known:
         return found
 
 
-def known_of(artifact: Path, log: str) -> Known:
-    """Rank for every user by the router and at full depth, and work out what each rung would have returned."""
+def users_of(artifact: Path, log: str) -> list[str]:
+    """The users that are asked for, in their order."""
+    from depthrank.events import open_log
+
+    with open_log(log, read_only=True) as events:
+        return sorted(events.some_users(NUM_USERS))
+
+
+def known_of(artifact: Path, log: str, router_ms: float) -> Known:
+    """Rank for every user by the router and at full depth, and work out what each rung would have returned.
+
+    ``router_ms``: what a router's answer takes of the server in all.
+    """
     from depthrank.engine.ranker import Ranker
     from depthrank.training.fit_policy import caps_of, costs_of, signals_of_all, worths
 
     ranker = Ranker.load(artifact, log)
+    items = list(ranker.items.ids_of(range(1, ranker.items.size)))
     try:
         policy = ranker.generation.policy
         assert policy is not None and policy.num_levels == 2, "two levels tell what any plan returns"
         users = sorted(ranker.some_users(NUM_USERS))
-        value_LRN, history_R, beside_ms = _values(ranker, users)
+        value_LRN, history_R = _values(ranker, users)
+        _learn_costs(ranker, users[:NARROW_USERS])
         rates = ranker.economy().rates
     finally:
         ranker.close()
@@ -145,19 +160,17 @@ def known_of(artifact: Path, log: str) -> Known:
     scenarios = [policy.scenarios.of({})] * len(users)
     signals = signals_of_all(replayed, scenarios)
     chosen = _chosen(policy, rates, replayed, signals, gain_RJ, cost_RJ)
-    items = list(ranker.items.ids_of(range(1, ranker.items.size)))
-    return Known(users, items, value_LRN[-1], worth_RJ[:, 0], gain_RJ, cost_RJ, beside_ms, chosen)
+    beside_ms = router_ms - float(cost_RJ[:, 0].mean())
+    return Known(users, items, value_LRN[-1], worth_RJ[:, 0], gain_RJ, cost_RJ, max(beside_ms, 0.0), chosen)
 
 
-def _values(ranker: Any, users: list[str]) -> tuple[Floats, NDArray[np.int64], float]:
-    """Values of all films [L, R, N] by level, history lengths [R], and the median time beside the levels."""
-    import time
-
+def _values(ranker: Any, users: list[str]) -> tuple[Floats, NDArray[np.int64]]:
+    """Values of all films [L, R, N] by level, and history lengths [R]."""
     from depthrank.schema import Request
 
     n = ranker.items.size - 1
     place = {item: k for k, item in enumerate(ranker.items.ids_of(range(1, ranker.items.size)))}
-    value_LRN, history_R, beside = np.zeros((2, len(users), n)), np.zeros(len(users), np.int64), []
+    value_LRN, history_R = np.zeros((2, len(users), n)), np.zeros(len(users), np.int64)
     for r, user in enumerate(users):
         for level, mode in enumerate(("router", "full")):
             body = bodies([user], None, mode=mode)[0]
@@ -165,10 +178,16 @@ def _values(ranker: Any, users: list[str]) -> tuple[Floats, NDArray[np.int64], f
             for item in answer.items:
                 value_LRN[level, r, place[item.item]] = item.value
             history_R[r] = answer.spent.history_length
-        started = time.thread_time()
-        answer = ranker.rank(Request(**{**body, "mode": "router"}), spent=True)
-        beside.append((time.thread_time() - started) * 1e3 - answer.spent.thread_ms)
-    return value_LRN, history_R, float(np.median(beside))
+    return value_LRN, history_R
+
+
+def _learn_costs(ranker: Any, users: list[str]) -> None:
+    """Let the cost model see narrow plans too, so that it tells the fixed part of a level from the rest."""
+    from depthrank.schema import Request
+
+    for user in users:
+        for budget in NARROW_BUDGETS:
+            ranker.rank(Request(**bodies([user], None, budget=budget)[0]), price=0.0)
 
 
 def _replayed(value_LRC: Floats, users: list[str], history_R: NDArray[np.int64]) -> Replayed:

@@ -1,17 +1,29 @@
-"""Rivals for a level's products: ``torch.compile`` in bf16, ONNX Runtime and OpenVINO in int8, on the same stack.
+"""The deeper levels of one request, by us and by rivals: the shared graph, and the model as its author would write it.
 
-A stack is the linear layers of the deepest level, each with its own shape and candidates, in one graph: what a rival is
-given is the shared graph, already without anything that is the same for all candidates. A rival that is not installed
-is left out and named.
+    python benchmarks/precision_rivals.py --world FOLDER [--threads 1] [--seconds 30] [--skip NAME ...] [--json F]
+
+The shared graph is everything after level 0 at plan (2000, 256, 64, 24) with a warm user state: levels 1, 2 and 3, the
+survivors' indexes given, all shapes fixed. What rivals get is the same graph with the same inputs: ``torch.compile`` in
+bf16 with frozen weights, ONNX Runtime int8 (dynamic and static) and OpenVINO int8 (NNCF). Ours is the eager model under
+the policy in FOLDER/artifact (made there where there is none), without compiled levels.
+
+Pair by pair is the model as its author wrote it: history, request and candidate of each row go through the user
+encoder and all levels. Only the last level's 24 candidates are counted, ``PAIRS`` at a time, and nothing of the wider
+levels; ours is the whole request, cold, all 2,000 candidates. So the ratio is a lower bound.
+
+Forms run in turn. A rival that is not installed or cannot run the graph is named with its reason. OpenVINO: see
+``bench_precision``.
 """
 
 from __future__ import annotations
 
+import argparse
+import copy
 import os
 import tempfile
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,120 +31,263 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-WIDTH, DEPTH, OUT = 1_024, 6, 1_024
-ROWS = (24, 256, 1_024)
+PLAN = (2_000, 256, 64, 24)
+PAIRS = 4
+ROUNDS_AT_LEAST = 5
+Form = Callable[[Sequence[Tensor]], Any]
 
 
-class Stack(nn.Module):
-    """SwiGLU blocks as the deepest level of the large preset has them."""
+class SharedLevels(nn.Module):
+    """Levels 1.. of one request, survivors picked between them: logits of the last."""
 
-    def __init__(self) -> None:
+    def __init__(self, experts: nn.ModuleList) -> None:
         super().__init__()
-        torch.manual_seed(0)
-        self.gates = nn.ModuleList(nn.Linear(WIDTH, 4 * WIDTH, bias=False) for _ in range(DEPTH // 2))
-        self.downs = nn.ModuleList(nn.Linear(2 * WIDTH, OUT, bias=False) for _ in range(DEPTH // 2))
+        from depthrank.model.level_graph import LevelGraph
 
-    def forward(self, x: Tensor) -> Tensor:
-        for gate_and_up, down in zip(self.gates, self.downs, strict=True):
-            gate, up = gate_and_up(x).chunk(2, dim=-1)
-            x = x + down(torch.nn.functional.silu(gate) * up)
-        return x
+        self.graphs = nn.ModuleList(LevelGraph(expert) for expert in experts)
+
+    def forward(
+        self,
+        tokens_NTD: Tensor,
+        x_ND: Tensor,
+        logits_NK: Tensor,
+        request_1UD: Tensor,
+        age_1P: Tensor,
+        visible_1P: Tensor,
+        length_1: Tensor,
+        *more: Tensor,
+    ) -> Tensor:
+        """``more``: the survivors' indexes of the levels after the first, then keys and values of every layer."""
+        picks, keys_and_values = more[: len(self.graphs) - 1], more[len(self.graphs) - 1 :]
+        for number, graph in enumerate(self.graphs):
+            if number:
+                pick = picks[number - 1]
+                tokens_NTD, x_ND, logits_NK = tokens_NTD[pick], x_ND[pick], logits_NK[pick]
+            pairs = [keys_and_values[2 * layer + which] for layer in graph.layers for which in (0, 1)]
+            logits_NK, x_ND = graph(tokens_NTD, x_ND, logits_NK, request_1UD, age_1P, visible_1P, length_1, *pairs)
+        return logits_NK
 
 
-def measure() -> dict[str, Any]:
-    """Milliseconds of every form at several numbers of candidates, interleaved, and errors against fp32."""
-    stack = Stack().eval().requires_grad_(False)
-    forms: dict[str, Callable[[Tensor], Any]] = {"eager fp32": stack}
-    absent: dict[str, str] = {}
-    makers = {
-        "ours bf16": lambda: _ours(stack, "bf16"),
-        "ours int8": lambda: _ours(stack, "int8-static"),
-        "torch.compile bf16": lambda: _compiled(stack),
-        "onnxruntime int8 dynamic": lambda: _onnx(stack, static=False),
-        "onnxruntime int8 static": lambda: _onnx(stack, static=True),
-        "openvino int8": lambda: _openvino(stack),
+class OneEach:
+    """A layout of one candidate a request, without anything that depends on data."""
+
+    def __init__(self, num_pairs: int) -> None:
+        self.num_requests = self.num_candidates = self.num_slots = num_pairs
+
+    def pad(self, x_ND: Tensor) -> Tensor:
+        return x_ND.unsqueeze(1)
+
+    def unpad(self, x_R1D: Tensor) -> Tensor:
+        return x_R1D.squeeze(1)
+
+
+class PairByPair(nn.Module):
+    """User encoder and all levels for rows of (history, request, candidate)."""
+
+    def __init__(self, model: Any) -> None:
+        super().__init__()
+        self.encoder, self.experts, self.layers = model.encoder, model.experts, model.config.encoder_layers
+
+    def forward(
+        self,
+        history_BLD: Tensor,
+        actions_BL: Tensor,
+        gaps_BL: Tensor,
+        tokens_BTD: Tensor,
+        x_BD: Tensor,
+        logits_BK: Tensor,
+        request_BUD: Tensor,
+        age_BP: Tensor,
+        visible_BP: Tensor,
+        length_B: Tensor,
+    ) -> Tensor:
+        """Logits of the last level."""
+        from depthrank.model.expert import CandidateState, RequestView
+
+        state = self.encoder.deepen_(self.encoder.start(history_BLD, actions_BL, gaps_BL), self.layers)
+        view: Any = RequestView(state, None, age_BP, visible_BP, length_B, request_BUD)
+        candidates, rows = CandidateState(tokens_BTD, x_BD), torch.arange(PAIRS)
+        for expert in self.experts:
+            logits_BK, candidates = expert(candidates, view, OneEach(PAIRS), rows, logits_BK)
+        return logits_BK
+
+
+class Given:
+    """Inputs of both graphs, taken from a request as the engine runs it in fp32."""
+
+    def __init__(self, ranker: Any, requests: Sequence[Any]) -> None:
+        self.shared = [self._of(ranker, request) for request in requests]
+        self.pairs = [_repeated(ranker, inputs) for inputs in self.shared[:1]]
+
+    @staticmethod
+    def _of(ranker: Any, request: Any) -> list[Tensor]:
+        """What level 1 is given; survivors are the first candidates."""
+        calls: list[tuple[Any, ...]] = []
+        model = ranker.artifact.model
+        hook = model.experts[0].register_forward_pre_hook(lambda module, given: calls.append(given))
+        ranker.rank(request)
+        ranker.rank(request)
+        hook.remove()
+        candidates, view, _, _, logits_NK = calls[-1][:5]
+        model.encoder.deepen_(view.state, model.config.encoder_layers)
+        layers = range(model.config.encoder_layers)
+        pairs = [part for layer in layers for part in view.keys_values(layer)]
+        picks = [torch.arange(width) for width in PLAN[2:]]
+        first = [candidates.tokens_NTD, candidates.x_ND, logits_NK, view.tokens_RTD]
+        given = [*first, view.age_RP, view.visible_RP, view.length_R, *picks, *pairs]
+        return [part.clone().contiguous() for part in given]
+
+
+def _repeated(ranker: Any, shared: Sequence[Tensor]) -> list[Tensor]:
+    """The first candidates of a request as rows of their own."""
+    config = ranker.artifact.model.config
+    tokens_NTD, x_ND, logits_NK, request_1UD, age_1P, visible_1P, length_1 = shared[:7]
+    length, g = age_1P.shape[1] - 1, torch.Generator().manual_seed(0)
+    history_1LD = torch.randn(1, length, config.width, generator=g)
+    ones = torch.ones(1, length, dtype=torch.int64)
+    of_request = [history_1LD, ones, ones, request_1UD, age_1P, visible_1P, length_1]
+    history, actions, gaps, request, age, visible, many = (
+        part.expand(PAIRS, *part.shape[1:]).contiguous() for part in of_request
+    )
+    rows = slice(0, PAIRS)
+    return [history, actions, gaps, tokens_NTD[rows], x_ND[rows], logits_NK[rows], request, age, visible, many]
+
+
+def measure(folder: Path, choices: Mapping[str, Any], seconds: float, skip: Sequence[str] = ()) -> dict[str, Any]:
+    """Milliseconds of every form and errors against fp32; ``folder``: where the large preset was built."""
+    import msgspec
+
+    import synthetic_world
+    from depthrank.artifact import load_artifact
+    from depthrank.engine import Ranker
+    from depthrank.engine.depth import FixedDepth
+    from depthrank.events import open_log
+    from depthrank.precision import in_formats
+    from depthrank.routing import Plan
+    from depthrank.schema.wire import decode_request
+
+    artifact, log = load_artifact(folder / "artifact"), open_log(f"lmdb:{folder / 'events'}")
+    ranker = Ranker(artifact, log)
+    ranker._choose = lambda *args, **options: FixedDepth(Plan(PLAN))  # type: ignore[method-assign]
+    bodies = list(synthetic_world.request_bodies(10))[:2]
+    with torch.inference_mode(False), torch.no_grad():
+        given = Given(ranker, [decode_request(msgspec.json.encode(body), ranker.limits) for body in bodies])
+    log.close()
+    plain = artifact.trained or artifact.model
+    shared, served = SharedLevels(plain.experts).eval(), SharedLevels(in_formats(plain, choices).experts).eval()
+    pair = PairByPair(plain).eval()
+    example, calibration = given.shared[0], given.shared
+    forms, absent = _made(
+        {
+            "eager fp32": lambda: lambda x: shared(*x),
+            "ours": lambda: lambda x: served(*x),
+            "torch.compile bf16": lambda: _compiled(shared, example),
+            "onnxruntime int8 dynamic": lambda: _onnx(shared, calibration, static=False),
+            "onnxruntime int8 static": lambda: _onnx(shared, calibration, static=True),
+            "openvino int8": lambda: _openvino(shared, calibration),
+        },
+        skip,
+    )
+    found = _interleaved(forms, example, seconds * 2 / 3)
+    _told("the shared graph", found)
+    pairs, absent_pairs = _made(
+        {
+            "eager fp32": lambda: lambda x: pair(*x),
+            "onnxruntime int8 dynamic": lambda: _onnx(pair, given.pairs, static=False),
+            "openvino int8": lambda: _openvino(pair, given.pairs),
+        },
+        skip,
+    )
+    by_pair = _interleaved(pairs, given.pairs[0], seconds / 3)
+    for row in by_pair.values():
+        row["request_ms"] = row["ms"] * PLAN[-1] / PAIRS
+    _told(f"{PAIRS} pairs", by_pair)
+    for name, why in {**absent, **{f"{n}, pair by pair": w for n, w in absent_pairs.items()}}.items():
+        print(f"  {name}: {why}")
+    return {
+        "plan": list(PLAN),
+        "shared_graph": found,
+        "rival_over_ours": {name: row["ms"] / found["ours"]["ms"] for name, row in found.items()},
+        "pair_by_pair": by_pair,
+        "pairs_at_a_time": PAIRS,
+        "absent": absent,
+        "absent_pair_by_pair": absent_pairs,
     }
+
+
+def _made(makers: Mapping[str, Callable[[], Form]], skip: Sequence[str]) -> tuple[dict[str, Form], dict[str, str]]:
+    """The forms that could be made, and why the others could not."""
+    forms: dict[str, Form] = {}
+    absent = {name: "left out by --skip" for name in makers if any(part in name for part in skip)}
     for name, make in makers.items():
+        if name in absent:
+            continue
+        started = time.perf_counter()
         try:
             forms[name] = make()
         except ImportError as error:
             absent[name] = f"not installed: {error.name}"
         except Exception as error:  # noqa: BLE001 - a rival that cannot run the graph is a result, told as such
-            absent[name] = f"{type(error).__name__}: {str(error)[:160]}"
-    rows = {str(n): _interleaved(forms, torch.randn(n, WIDTH)) for n in ROWS}
-    for n, found in rows.items():
-        told = ", ".join(f"{name} {row['ms']:.2f} ms (error {row['error']:.1e})" for name, row in found.items())
-        print(f"  rivals, {n} candidates: {told}")
-    for name, why in absent.items():
-        print(f"  {name}: {why}")
-    return {"stack": {"width": WIDTH, "products": DEPTH}, "candidates": rows, "absent": absent}
+            absent[name] = f"{type(error).__name__}: {str(error)[:200]}"
+        print(f"  {name}: made in {time.perf_counter() - started:.0f} s", flush=True)
+    return forms, absent
 
 
-def _interleaved(forms: dict[str, Callable[[Tensor], Any]], x: Tensor, rounds: int = 12) -> dict[str, Any]:
+@torch.no_grad()
+def _interleaved(forms: Mapping[str, Form], given: Sequence[Tensor], seconds: float) -> dict[str, Any]:
     times: dict[str, list[float]] = {name: [] for name in forms}
-    answers = {}
-    with torch.no_grad():
-        for number in range(rounds + 2):
-            for name, form in forms.items():
-                started = time.perf_counter()
-                answers[name] = form(x)
-                times[name] += [(time.perf_counter() - started) * 1e3] if number > 1 else []
+    answers, rounds, until = {}, 0, time.perf_counter() + seconds
+    while rounds < ROUNDS_AT_LEAST + 1 or time.perf_counter() < until:
+        for name, form in forms.items():
+            started = time.perf_counter()
+            answers[name] = form(given)
+            times[name] += [(time.perf_counter() - started) * 1e3] if rounds else []
+        rounds += 1
     exact = _array(answers["eager fp32"])
     return {
         name: {
             "ms": float(np.median(values)),
-            "speedup": float(np.median(times["eager fp32"]) / np.median(values)),
+            "best_ms": min(values),
+            "speedup_over_fp32": float(np.median(times["eager fp32"]) / np.median(values)),
             "error": float(np.linalg.norm(_array(answers[name]) - exact) / np.linalg.norm(exact)),
+            "calls": len(values),
         }
         for name, values in times.items()
     }
+
+
+def _told(what: str, found: Mapping[str, Any]) -> None:
+    for name, row in found.items():
+        print(f"  {what}: {name:26} {row['ms']:8.1f} ms  {row['speedup_over_fp32']:.2f}x  error {row['error']:.1e}")
 
 
 def _array(answer: Any) -> Any:
     return answer.float().numpy() if isinstance(answer, Tensor) else np.asarray(answer, dtype=np.float32)
 
 
-def _sample() -> Tensor:
-    return torch.randn(512, WIDTH, generator=torch.Generator().manual_seed(1))
-
-
-def _ours(stack: Stack, format: str) -> Callable[[Tensor], Any]:
-    from depthrank.precision import Format, LayerChoice, in_formats, layers_of
-    from depthrank.precision.observed import observed
-
-    with observed(stack) as seen:
-        stack(_sample())
-    static = format == Format.INT8_STATIC
-    choices = {n: LayerChoice(Format(format), seen[n].input_scale() if static else None) for n in layers_of(stack)}
-    return in_formats(stack, choices)
-
-
-def _compiled(stack: Stack) -> Callable[[Tensor], Any]:
-    import copy
-
+def _compiled(graph: nn.Module, example: Sequence[Tensor]) -> Form:
     import torch._inductor.config as inductor
 
     inductor.freezing = True
-    form = torch.compile(copy.deepcopy(stack).to(torch.bfloat16), dynamic=True)
+    form = torch.compile(copy.deepcopy(graph).to(torch.bfloat16), dynamic=False)
 
-    def run(x: Tensor) -> Tensor:
+    def run(given: Sequence[Tensor]) -> Any:
         with torch.no_grad():
-            return form(x.to(torch.bfloat16))  # type: ignore[no-any-return]
+            return form(*(part.to(torch.bfloat16) if part.is_floating_point() else part for part in given))
 
-    for n in ROWS:
-        run(torch.randn(n, WIDTH))
+    run(example)
     return run
 
 
-def _onnx_model(stack: Stack, folder: Path) -> Path:
+def _onnx_model(graph: nn.Module, example: Sequence[Tensor], folder: Path) -> Path:
     import onnx
 
-    path = folder / "stack.onnx"
-    with warnings.catch_warnings():
+    path = folder / "graph.onnx"
+    with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")
         torch.onnx.export(
-            stack, (_sample(),), str(path), dynamo=False, input_names=["x"], output_names=["y"],
-            dynamic_axes={"x": {0: "rows"}, "y": {0: "rows"}}, opset_version=17,
+            graph, tuple(example), str(path), dynamo=False, opset_version=17,
+            input_names=[f"x{k}" for k in range(len(example))], output_names=["y"],
         )  # fmt: skip
     model = onnx.load(str(path))
     del model.graph.value_info[:]  # stale shapes make the quantizer fail
@@ -140,44 +295,90 @@ def _onnx_model(stack: Stack, folder: Path) -> Path:
     return path
 
 
-def _onnx(stack: Stack, *, static: bool) -> Callable[[Tensor], Any]:
+def _named(given: Sequence[Tensor], names: Sequence[str]) -> dict[str, Any]:
+    """Inputs by name; an input that the graph does not read is not in the exported one."""
+    return {name: given[int(name[1:])].numpy() for name in names}
+
+
+def _onnx(graph: nn.Module, calibration: Sequence[Sequence[Tensor]], *, static: bool) -> Form:
+    import onnx
     import onnxruntime
     from onnxruntime.quantization import CalibrationDataReader, QuantType, quantize_dynamic, quantize_static
 
-    class Reader(CalibrationDataReader):  # type: ignore[misc]
-        def __init__(self) -> None:
-            self._given = iter([{"x": _sample().numpy()}])
+    with tempfile.TemporaryDirectory() as folder:
+        plain, int8 = _onnx_model(graph, calibration[0], Path(folder)), Path(folder) / "int8.onnx"
+        names = [one.name for one in onnx.load(str(plain)).graph.input]
 
-        def get_next(self) -> Any:
-            return next(self._given, None)
+        class Reader(CalibrationDataReader):  # type: ignore[misc]
+            def __init__(self) -> None:
+                self._given = iter([_named(given, names) for given in calibration])
 
-    with tempfile.TemporaryDirectory() as name:
-        plain, int8 = _onnx_model(stack, Path(name)), Path(name) / "int8.onnx"
+            def get_next(self) -> Any:
+                return next(self._given, None)
+
         if static:
             quantize_static(str(plain), str(int8), Reader(), per_channel=True, weight_type=QuantType.QInt8)
         else:
             quantize_dynamic(str(plain), str(int8), per_channel=True, weight_type=QuantType.QInt8)
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = torch.get_num_threads()
+        options.log_severity_level = 3
         session = onnxruntime.InferenceSession(str(int8), options, providers=["CPUExecutionProvider"])
-    return lambda x: session.run(None, {"x": x.numpy()})[0]
+    return lambda given: session.run(None, _named(given, names))[0]
 
 
-def _openvino(stack: Stack) -> Callable[[Tensor], Any]:
+def _openvino(graph: nn.Module, calibration: Sequence[Sequence[Tensor]]) -> Form:
     import nncf
+    import onnx
     import openvino
 
-    with tempfile.TemporaryDirectory() as name:
-        model = openvino.Core().read_model(str(_onnx_model(stack, Path(name))))
-    quantized = nncf.quantize(model, nncf.Dataset([_sample().numpy()]))
+    with tempfile.TemporaryDirectory() as folder:
+        path = _onnx_model(graph, calibration[0], Path(folder))
+        names = [one.name for one in onnx.load(str(path)).graph.input]
+        model = openvino.Core().read_model(str(path))
+    dataset = nncf.Dataset([_named(given, names) for given in calibration])
+    quantized = nncf.quantize(model, dataset, model_type=nncf.ModelType.TRANSFORMER, fast_bias_correction=True)
     threads = {"INFERENCE_NUM_THREADS": str(torch.get_num_threads())}
     compiled = openvino.Core().compile_model(quantized, "CPU", threads)
-    return lambda x: compiled([x.numpy()])[0]
+    return lambda given: compiled(_named(given, names))[0]
+
+
+def policy_choices(folder: Path) -> Mapping[str, Any]:
+    """The policy for this machine in FOLDER/artifact, made there by a short tuning where there is none."""
+    from depthrank.evaluate.tune_artifact import tune
+    from depthrank.precision import examine_hardware, read_policy
+    from depthrank.training.tuning_requests import Settings
+
+    policy = read_policy(folder / "artifact", examine_hardware().fingerprint)
+    if policy is None:
+        settings = Settings(requests=16, candidates=PLAN[0], plans=(PLAN,), judge_seconds=10.0)
+        url = f"lmdb:{folder / 'events'}"
+        policy = tune(folder / "artifact", folder / "ranking.yaml", url, settings, on_phase=print).policy
+    return policy.choices
+
+
+def main() -> None:
+    import bench_large_preset
+    from depthrank.cli.threads import set_torch_threads
+    from machine_facts import machine_facts, show_facts, torch_facts, write_json
+
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--world", type=Path, required=True, help="where the large preset was built, or is to be")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--seconds", type=float, default=30.0, help="of timing, beside what forms take to be made")
+    parser.add_argument("--skip", nargs="*", default=[])
+    parser.add_argument("--json", type=Path)
+    arguments = parser.parse_args()
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    facts = machine_facts("depthrank", "onnxruntime", "openvino", "nncf")
+    show_facts(facts)
+    set_torch_threads(arguments.threads)
+    if not (arguments.world / "artifact").is_dir():
+        bench_large_preset.build(arguments.world, "large")
+    found = measure(arguments.world, policy_choices(arguments.world), arguments.seconds, arguments.skip)
+    if arguments.json:
+        write_json(arguments.json, {"machine": facts | {"torch": torch_facts()}, **found})
 
 
 if __name__ == "__main__":
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    from depthrank.cli.threads import set_torch_threads
-
-    set_torch_threads(1)
-    measure()
+    main()

@@ -1,6 +1,6 @@
 """What adaptive depth gains over a router-only ranker that is as fast at p99.
 
-    python benchmarks/quality/equal_p99.py --set trivago|kuairand [--requests 600] [--clock wall|cpu] [--json F]
+    python benchmarks/quality/equal_p99.py --set trivago|kuairand [--requests 400] [--clock wall|cpu] [--json F]
 
 Both rankers serve the same held-out requests in one process, turn by turn, in the order of time, each with a cache of
 user states of its own. The rival scores every candidate by level 0 and stops: more time would not change its order. Its
@@ -24,6 +24,7 @@ from __future__ import annotations
 import argparse
 import copy
 import json
+import math
 import shlex
 import sys
 import time
@@ -39,6 +40,7 @@ from kuairand_slates import Slates
 
 from depthrank.engine import Ranker
 from depthrank.engine.overlay_switch import GenerationSwitch
+from depthrank.engine.pace import Pace
 from depthrank.engine.run_plan import Scores
 from depthrank.engine.user_states import UserStates
 from depthrank.evaluate.engine_timings import request_of
@@ -48,7 +50,7 @@ from depthrank.schema import Request
 from depthrank.training.replay_requests import OneRequest
 
 FACTORS = (1.0, 1.5, 2.0, 3.0)
-ROUNDS = 4  # of setting the deadline on validation
+ROUNDS = 3  # of setting the deadline on validation, the first of the rival alone
 REPLICATES = 1_000
 
 Floats = npt.NDArray[np.float64]
@@ -56,12 +58,16 @@ Plain = dict[str, Any]
 
 
 class Watched(Ranker):
-    """A ranker that keeps the scores of its latest request: the whole order, whatever the answer shows of it."""
+    """A ranker that keeps the scores of its latest request: the whole order, whatever the answer shows of it.
+
+    ``until_s``: nothing deeper than level 0 starts after it; level 0 runs in any case, as the rival's does.
+    """
 
     scores: Scores | None = None
+    until_s = math.inf
 
-    def _choose(self, job: Any, scores: Scores, pace: Any, price: float | None = None) -> Any:
-        self.scores = scores
+    def _choose(self, job: Any, scores: Scores, pace: Pace, price: float | None = None) -> Any:
+        self.scores, pace.deadline_s = scores, self.until_s
         return super()._choose(job, scores, pace, price)
 
 
@@ -96,31 +102,33 @@ class Bench:
     def timed(self, ranker: Watched, request: Request, deadline_ms: float | None) -> tuple[float, float, Floats]:
         """Milliseconds by the bench's clock and of the thread, and a score for each candidate that gives its place."""
         mode = "router" if deadline_ms is None else "adaptive"
-        asked = _changed(request, mode=mode, deadline_ms=deadline_ms)
-        ranker.scores = None
+        asked = _changed(request, mode=mode)
         started, thread = self.clock_s(), time.thread_time()
+        ranker.until_s = math.inf if deadline_ms is None else started + deadline_ms / 1e3
         ranker.rank(asked, price=self._price)
         took, used = (self.clock_s() - started) * 1e3, (time.thread_time() - thread) * 1e3
+        assert ranker.scores is not None, "level 0 has scored"
         return took, used, _places(ranker.scores, len(_items(request)))
 
-    def deadline(self, requests: Sequence[OneRequest], factor: float) -> float:
-        """The deadline at which the adaptive p99 is ``factor`` times the rival's, on these requests."""
-        goal = factor * self._p99(self.rival, requests, None)
-        at = goal
-        for _ in range(ROUNDS):
-            got = self._p99(self.ours[factor], requests, at)
-            at = float(np.clip(at - (got - goal), goal / 20, goal))
+    def deadlines(self, requests: Sequence[OneRequest]) -> dict[float, float]:
+        """By factor, the deadline at which the adaptive p99 is so many times the rival's on these requests."""
+        at: dict[float, float] = dict.fromkeys(FACTORS, float("inf"))
+        for number in range(ROUNDS):
+            rival: list[float] = []
+            ours: dict[float, list[float]] = {factor: [] for factor in FACTORS}
+            for ranker in (self.rival, *self.ours.values()):
+                for one in requests:
+                    ranker.states.forget(one.batch.user[0])
+            for one in requests:
+                request = self.ahead(one)
+                rival.append(self.timed(self.rival, request, None)[0])
+                for factor in FACTORS if number else ():
+                    ours[factor].append(self.timed(self.ours[factor], request, at[factor])[0])
+            for factor in FACTORS:
+                goal = factor * float(np.percentile(rival, 99))
+                over = float(np.percentile(ours[factor], 99)) - goal if number else 0.0
+                at[factor] = float(np.clip(min(at[factor], goal) - over, goal / 20, goal))
         return at
-
-    def _p99(self, ranker: Watched, requests: Sequence[OneRequest], deadline_ms: float | None) -> float:
-        """From an empty cache."""
-        times = []
-        for one in requests:
-            ranker.states.forget(one.batch.user[0])
-        for one in requests:
-            request = self.ahead(one)
-            times.append(self.timed(ranker, request, deadline_ms)[0])
-        return float(np.percentile(times, 99))
 
 
 def _changed(request: Request, **settings: Any) -> Request:
@@ -133,11 +141,8 @@ def _items(request: Request) -> Sequence[Any]:
     return listed
 
 
-def _places(scores: Scores | None, n: int) -> Floats:
-    """Minus the place in the order of the answer: deepest level, then value, then place in the input; what level 0 had
-    no time for is in input order."""
-    if scores is None:
-        return -np.arange(n, dtype=np.float64)
+def _places(scores: Scores, n: int) -> Floats:
+    """Minus the place in the order of the answer: deepest level, then value, then place in the input."""
     order_N = np.lexsort((np.arange(n), -scores.value_N, -scores.level_N))
     place_N = np.empty(n)
     place_N[order_N] = np.arange(n)
@@ -233,7 +238,7 @@ def loaded(name: str, work: Path, artifact: Path, most: int, log: EventLog) -> S
     if name == "trivago":
         return Slates.load(work / "ranking.yaml", artifact, log)
     slates = Slates.load(kuairand_slates.write_slates(work, most), artifact, log)
-    fitted = kuairand_slates.replayed_slates(slates, most)
+    fitted = kuairand_slates.replayed_slates(slates, log, most)
     return replace(slates, artifact=fitted.artifact)
 
 
@@ -242,7 +247,9 @@ def main() -> None:
     parser.add_argument("--set", choices=("trivago", "kuairand"), required=True)
     parser.add_argument("--work", type=Path, help="the prepared recipe; default work/SET")
     parser.add_argument("--artifact", type=Path, help="default: artifact0 in it")
-    parser.add_argument("--requests", type=int, default=600, help="test requests at most; half as many of validation")
+    parser.add_argument(
+        "--requests", type=int, default=400, help="test requests at most; a quarter as many of validation"
+    )
     parser.add_argument("--clock", choices=("wall", "cpu"), default="wall")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
@@ -255,8 +262,8 @@ def main() -> None:
     with open_log(f"lmdb:{work}/events", read_only=True) as log:
         slates = loaded(options.set, work, options.artifact or work / "artifact0", options.requests, log)
         bench = Bench(slates, log, clock_s)
-        tuned_on = slates.requests("validation", options.requests // 2)
-        deadlines = {factor: bench.deadline(tuned_on, factor) for factor in FACTORS}
+        tuned_on = slates.requests("validation", max(options.requests // 4, 10))
+        deadlines = bench.deadlines(tuned_on)
         found = measure(bench, deadlines, slates.requests("test", options.requests), judge)
     for name, row in found.items():
         print(name, json.dumps(row))

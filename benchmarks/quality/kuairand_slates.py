@@ -30,15 +30,17 @@ import yaml
 
 from depthrank.artifact import Artifact, load_artifact
 from depthrank.data import RawDataset, load_dataset, load_examples
+from depthrank.evaluate.engine_costs import PlannedRanker, engine_costs
+from depthrank.evaluate.engine_timings import engine_timings
 from depthrank.evaluate.evaluate_artifact import replace_data
-from depthrank.evaluate.replay import KEPT_FOR_TIMING, TIMED_REQUESTS, ReplayedArtifact
+from depthrank.evaluate.replay import ENGINE_REQUESTS, TIMED_REQUESTS, ReplayedArtifact
 from depthrank.events import EventLog, open_log
 from depthrank.features import Counters
 from depthrank.metrics import Interval, mean_difference
 from depthrank.routing import AdaptivePolicy
 from depthrank.schema import Spec
 from depthrank.training.fit_policy import fit_policy
-from depthrank.training.measure_costs import measure_costs, thinned_requests, thread_clock
+from depthrank.training.measure_costs import thinned_requests, thread_clock
 from depthrank.training.replay_requests import FullDepth, HeldOut, OneRequest, replay
 
 HOUR_MS, DAY_MS, BEIJING_MS = 3_600_000, 86_400_000, 8 * 3_600_000
@@ -62,7 +64,8 @@ def write_slates(work: Path, most: int, candidates: int = CANDIDATES, seed: int 
     for day in (TRAIN_DAY, *DAYS.values()):
         of_day = shown.filter(pl.col("day") == day).sort("time_ms")
         live = of_day["video_id"].unique().sort().to_numpy()
-        days = [own.unique("video_id", keep="first", maintain_order=True) for own in of_day.partition_by("user_id")]
+        first = of_day.unique(["user_id", "video_id"], keep="first", maintain_order=True)
+        days = first.partition_by("user_id", maintain_order=True)
         days = [own for own in days if 0 < own["is_click"].sum() < len(own)]
         chosen = rng.choice(len(days), min(len(days), most), replace=False).tolist()
         if day == TRAIN_DAY:  # with a positive of every task
@@ -116,16 +119,28 @@ class Slates:
         return list(self.full.prepared(loader.epoch(0)))
 
 
-def replayed_slates(slates: Slates, most: int) -> ReplayedArtifact:
-    """Requests of both days at full depth, and the policy fitted on the first."""
+def replayed_slates(slates: Slates, log: EventLog, most: int) -> ReplayedArtifact:
+    """Requests of both days at full depth, and the policy fitted on the first, with costs as the engine has them."""
     requests = {split: slates.requests(split, most) for split in DAYS}
     both = {split: replay(slates.full, own, top=TOP) for split, own in requests.items()}
-    costs = measure_costs(slates.full, thinned_requests(requests["validation"], TIMED_REQUESTS), thread_clock())
     own = slates.artifact.adaptive
     assert own is not None, "training fits a policy, whatever its requests"
+    timed = thinned_requests(requests["validation"], TIMED_REQUESTS)
+    ranker = _ranker(slates, slates.artifact, log)
+    engine_costs(ranker, timed, slates.raw.items)
+    costs = ranker.generation.costs.model()
     policy: AdaptivePolicy = fit_policy(both["validation"], costs, made_for=own.made_for, most=own.most)
-    artifact, some = replace(slates.artifact, adaptive=policy), requests["test"][:KEPT_FOR_TIMING]
-    return ReplayedArtifact(artifact, policy, both["validation"], both["test"], costs.rates(), some, slates.raw)
+    artifact = replace(slates.artifact, adaptive=policy)
+    served, some = _ranker(slates, artifact, log), thinned_requests(requests["test"], ENGINE_REQUESTS)
+    timing = engine_timings(served, some, slates.raw.items, costs.rates())
+    return ReplayedArtifact(artifact, policy, both["validation"], both["test"], costs.rates(), some, slates.raw, timing)
+
+
+def _ranker(slates: Slates, artifact: Artifact, log: EventLog) -> PlannedRanker:
+    ranker = PlannedRanker(artifact, log, monotonic_s=thread_clock())
+    ranker.generation.counters = slates.held_out.counters
+    ranker.warm()
+    return ranker
 
 
 def full_over_router(days: Slates, split: str = "test") -> dict[str, Interval]:
@@ -164,19 +179,15 @@ def main() -> None:
 
     set_torch_threads(1)
     from depthrank.evaluate.curve import curve_of
-    from depthrank.evaluate.engine_timings import engine_timings
 
     artifact = options.artifact or options.work / "artifact0"
     with open_log(f"lmdb:{options.work}/events", read_only=True) as log:
         days = Slates.load(write_slates(options.work, options.gate_requests, 0), artifact, log)
         gate = full_over_router(days)
         print({task: found.to_plain() for task, found in gate.items()}, flush=True)
-        replayed = replayed_slates(
-            Slates.load(write_slates(options.work, options.requests), artifact, log), options.requests
-        )
-        some = thinned_requests(replayed.some, 24)
-        timing = engine_timings(replayed.artifact, log, some, replayed.raw.items, replayed.rates)
-    found = curve_of(replayed, timing=timing)
+        slates = Slates.load(write_slates(options.work, options.requests), artifact, log)
+        replayed = replayed_slates(slates, log, options.requests)
+    found = curve_of(replayed, timing=replayed.timing)
     figures = {
         "command": shlex.join(["python", *sys.argv]),
         "full_over_router_on_shown": {task: interval.to_plain() for task, interval in gate.items()},
@@ -184,7 +195,7 @@ def main() -> None:
     }
     for entry in figures["comparisons"]:
         print(json.dumps(entry))
-    print(timing["said"])
+    print(replayed.timing["said"])
     if options.json:
         options.json.write_text(json.dumps(figures, indent=1))
     if options.html:

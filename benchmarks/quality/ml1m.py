@@ -106,7 +106,8 @@ def main() -> None:
     with open_log(arguments.log) as log:
         counters = Counters.rebuild(spec, log, raw.items, raw.users)
         same = {"encoder": loaded.encoder, "log": log, "counters": counters, "items": raw.items, "users": raw.users}
-        for batch in BatchLoader(examples, arguments.split, spec, source=OwnCandidates(examples), share_histories=True, **same):
+        own = OwnCandidates(examples)
+        for batch in BatchLoader(examples, arguments.split, spec, source=own, share_histories=True, **same):
             rank, place = ranks(loaded.model.eval(), batch, seen.of(batch.example), items, arguments.width)
             found.append(rank), places.append(place), users.extend(int(u) for u in batch.user)
     order = np.argsort(users)

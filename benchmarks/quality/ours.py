@@ -19,6 +19,8 @@ from depthrank.events import open_log
 from depthrank.schema import Spec
 from depthrank.training import train
 
+NO_LIMIT = 1e4  # minutes: epochs end a run here, so that a busy machine gives the same weights
+
 
 @dataclass(frozen=True, eq=False)
 class Levels:
@@ -34,7 +36,7 @@ class Levels:
 def fit(spec_path: Path, log_url: str, out: Path, seed: int) -> Levels:
     """Train into ``out`` and score validation and test."""
     started = time.process_time()
-    report = train(spec_path, log=log_url, out=out, seed=seed, progress=False)
+    report = train(spec_path, log=log_url, out=out, seed=seed, progress=False, minutes=NO_LIMIT)
     cpu_s = time.process_time() - started
     spec = Spec.load(spec_path)
     loaded, raw = load_artifact(out), load_dataset(spec)

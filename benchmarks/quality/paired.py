@@ -33,6 +33,7 @@ Floats = npt.NDArray[np.float64]
 Plain = dict[str, Any]
 REPLICATES = 1_000
 AUC_REPLICATES = 400
+FACTORS = np.geomspace(0.05, 50.0, 61)
 
 
 def calibrated(score_N: Floats, validation_N: Floats, label_N: Floats) -> Floats:
@@ -101,6 +102,27 @@ def _list_values(rows: Rows, task: int, score_N: Floats) -> dict[str, Floats]:
     return {"mrr": reciprocal, "hit@1": np.where(np.isnan(reciprocal), np.nan, (reciprocal == 1.0).astype(np.float64))}
 
 
+def list_losses(test: Rows, validation: Rows, task: int, test_SN: Floats, validation_SN: Floats) -> Floats:
+    """-log of what a softmax over its list gives a request's positive, float64 [R], means over seeds; NaN without one.
+
+    Scores are multiplied by the factor that is best on validation: those of trees have no scale of their own.
+    """
+    runs = []
+    for test_N, validation_N in zip(np.atleast_2d(test_SN), np.atleast_2d(validation_SN), strict=True):
+        best = min(FACTORS, key=lambda factor: float(np.nanmean(_list_losses(validation, task, factor * validation_N))))
+        runs.append(_list_losses(test, task, best * test_N))
+    return np.mean(runs, axis=0)
+
+
+def _list_losses(rows: Rows, task: int, score_N: Floats) -> Floats:
+    starts = np.flatnonzero(np.r_[True, np.diff(rows.request) != 0])
+    size_R = np.diff(np.r_[starts, len(rows)])
+    score_N = score_N - np.repeat(np.maximum.reduceat(score_N, starts), size_R)
+    positive_N = np.where(rows.label[:, task] > 0, score_N, -np.inf)
+    best_R = np.maximum.reduceat(positive_N, starts)
+    return np.where(np.isfinite(best_R), np.log(np.add.reduceat(np.exp(score_N), starts)) - best_R, np.nan)
+
+
 def list_figures(rows: Rows, task: int, score_SN: Floats) -> Plain:
     """MRR and hit@1."""
     return over_seeds(
@@ -114,8 +136,13 @@ def list_figures(rows: Rows, task: int, score_SN: Floats) -> Plain:
 def list_differences(rows: Rows, task: int, ours_SN: Floats, rival_SN: Floats) -> Plain:
     """Ours minus the rival's MRR and hit@1."""
     ours, rival = list_values(rows, task, ours_SN), list_values(rows, task, rival_SN)
+    return {n: request_difference(rows, ours[n], rival[n]) for n in ours}
+
+
+def request_difference(rows: Rows, a_R: Floats, b_R: Floats) -> Plain:
+    """Mean of a - b over requests, paired by user."""
     user_R = _codes(rows.user)[np.flatnonzero(np.r_[True, np.diff(rows.request) != 0])]
-    return {n: mean_difference(ours[n], rival[n], user_R, replicates=REPLICATES).to_plain() for n in ours}
+    return mean_difference(a_R, b_R, user_R, replicates=REPLICATES).to_plain()
 
 
 def _codes(user_N: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:

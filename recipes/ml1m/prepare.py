@@ -1,4 +1,4 @@
-"""MovieLens-1M in the SASRec form -> events, items and users as Parquet, with ranking.yaml beside them.
+"""MovieLens-1M in the SASRec form -> events, items and users as Parquet, and both specs beside them.
 
     python recipes/ml1m/prepare.py [--data ../shared/data/ml1m] [--out work/ml1m]
 
@@ -38,7 +38,8 @@ def prepare(data: Path, out: Path) -> None:
     people = pairs(data / "mapping_sas_to_original_users.txt", "user", "person")
     details = double_colon(data / "users.dat", "person", "gender", "age", "occupation", "zip")
     people.join(details, on="person", how="left").drop("person").write_parquet(out / "users.parquet")
-    shutil.copyfile(HERE / "ranking.yaml", out / "ranking.yaml")
+    for spec in ("ranking.yaml", "deeper.yaml"):
+        shutil.copyfile(HERE / spec, out / spec)
 
 
 def pairs(path: Path, first: str, second: str) -> pl.DataFrame:

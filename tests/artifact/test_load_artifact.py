@@ -220,7 +220,9 @@ def dense(root: Path) -> Path:
     return files_of(root) / "dense.safetensors"
 
 
-@pytest.mark.parametrize("change", ["shape", "dtype", "missing", "extra", "length", "header", "offsets", "empty"])
+@pytest.mark.parametrize(
+    "change", ["shape", "dtype", "missing", "level", "extra", "length", "header", "offsets", "empty"]
+)
 def test_a_lying_weights_file_is_refused(artifact, reseal, change):
     weights, raw = load_file(dense(artifact)), dense(artifact).read_bytes()
     name = sorted(weights)[0]
@@ -231,9 +233,11 @@ def test_a_lying_weights_file_is_refused(artifact, reseal, change):
         weights[name] = weights[name].to(torch.int32)
     elif change == "missing":
         del weights[name]
+    elif change == "level":
+        weights = {name: w for name, w in weights.items() if not name.startswith("experts.0.")}
     elif change == "extra":
         weights["surprise"] = torch.zeros(1)
-    if change in ("shape", "dtype", "missing", "extra"):
+    if change in ("shape", "dtype", "missing", "level", "extra"):
         save_file(weights, dense(artifact))
     elif change == "length":
         dense(artifact).write_bytes(struct.pack("<Q", 2**60) + raw[8:])

@@ -16,10 +16,12 @@ from asking import IDS, ask, one_event, shown
 
 from depthrank.artifact import Artifact, load_artifact
 from depthrank.engine import Ranker
+from depthrank.engine.costs import USER, CostMeter
+from depthrank.engine.depth import FixedDepth
 from depthrank.engine.replay import record_in, replay
 from depthrank.errors import ArtifactError, RequestError
 from depthrank.events import open_log
-from depthrank.routing import AdaptivePolicy, Survivors
+from depthrank.routing import AdaptivePolicy, CostRates, Plan, Survivors
 
 NOW_MS = 1_800_000_000_000
 
@@ -187,6 +189,38 @@ def test_survivors_of_the_bounds_alone_go_deeper_and_none_means_that_nothing_is_
     none = served(0.0, Settled(policy, 0)).rank(adaptive())
     assert none.candidates_scored == [80] and "nothing was left to decide" in none.explain["stopped"]
     assert not none.degraded.is_
+
+
+@pytest.mark.parametrize("count", [1, 2, 4])
+def test_a_plan_wider_than_the_candidates_scores_them_all_once(served, count):
+    wide = FixedDepth(Plan((1_000, 1_000)))
+    ranker = served(0.0)
+    told = ranker.rank(adaptive(candidates=IDS[:count]))
+    assert all(width <= count for width in told.plan) and len(told.items) == count
+    full = ranker.rank(ask(candidates=IDS[:count], mode="full"))
+    ranker._choose = lambda job, scores, pace, price=None: wide
+    answer = ranker.rank(adaptive(candidates=IDS[:count]))
+    assert answer.candidates_scored == [count, count]
+    assert [i.item for i in answer.items] == [i.item for i in full.items][: len(answer.items)]
+
+
+def test_the_calls_of_a_level_and_the_layers_it_encoded_are_counted_apart(served, monkeypatch):
+    """A level in several calls pays its fixed part as often, and encoder layers once."""
+    ranker, seen = served(0.0), []
+    monkeypatch.setattr(CostRates, "call", lambda rates, level, history, left_ms=0.0: 30)
+    monkeypatch.setattr(CostMeter, "observe", lambda meter, stages: seen.append(stages))
+    ranker.rank(ask(candidates=IDS, mode="full", deadline_ms=60_000))
+    assert [(s.level, s.candidates, s.calls) for s in seen[0]] == [(USER, 0, 1), (0, 80, 1), (1, 80, 3)]
+    assert all(0 <= s.once_ms <= s.actual_ms for s in seen[0])
+
+
+def test_warming_up_teaches_no_costs(served):
+    ranker = served()
+    before = ranker.generation.costs.rates
+    ranker.warm()
+    assert ranker.generation.costs.rates == before
+    ranker.rank(adaptive())
+    assert ranker.generation.costs.rates != before
 
 
 def test_no_candidates_at_all_are_an_ordinary_answer(served):

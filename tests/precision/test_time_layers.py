@@ -88,14 +88,32 @@ def test_a_format_without_a_kernel_here_takes_forever(monkeypatch: pytest.Monkey
 
 def test_operations_are_held_against_the_peak_of_their_format() -> None:
     model = Small()
-    asked = Asked.by(model, lambda: run(model, 1000))
+    asked = Asked.by(model, lambda form: run(form, 1000))
     products = 2 * 1000 * 8 * 4
     attention = 4 * 1000 * 1000 * 8 / 2
     assert asked.best_ms({}, PEAKS) == pytest.approx((products + attention) / 1e9 * 1e3)
     tuned = {"first": Format.INT8_STATIC, "attention": Format.BF16}
     assert asked.best_ms(tuned, PEAKS) == pytest.approx((products / 4e9 + attention / 2e9) * 1e3)
     assert asked.floor_ms("first", Format.INT8_STATIC, PEAKS) == pytest.approx(products / 4e9 * 1e3)
-    few = Asked.by(model, lambda: run(model, 1))
+    few = Asked.by(model, lambda form: run(form, 1))
     assert few.floor_ms("first", Format.BF16, PEAKS) == pytest.approx(8 * 4 * 2 / 1e9 * 1e3), "weights read once"
     largest = asked.largest(LayerTimes(0.0), tuned, PEAKS, most=1)
     assert [row["name"] for row in largest] == ["attention"]
+
+
+def test_products_outside_layers_count_against_the_peak_of_fp32() -> None:
+    class Crossed(Small):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return super().forward(x) + torch.bmm(x[None], x[None].transpose(1, 2)).sum()
+
+    asked = Asked.by(Crossed(), lambda form: run(form, 10))
+    assert asked.other_flops == 2 * 10 * 10 * 8
+    assert Asked.by(Small(), lambda form: run(form, 10)).other_flops == 0.0
+
+
+def test_a_format_without_a_peak_here_takes_forever_instead_of_dividing_by_it() -> None:
+    peaks = Peaks(fp32=1e9, bf16=2e9, int8=0.0, copy_bytes=1e9)
+    asked = Asked.by(Small(), lambda form: run(form, 10))
+    assert asked.best_ms({"first": Format.INT8_STATIC}, peaks) == math.inf
+    assert asked.floor_ms("first", Format.INT8_STATIC, peaks) == math.inf
+    assert asked.best_ms({}, peaks) < math.inf

@@ -48,7 +48,7 @@ class Outcome:
 @dataclass
 class Simulation:
     """``speed``: what engines really get out of wall time; ``error``: what a request really costs, as a multiple of
-    what the rates say."""
+    what the rates say; ``saved``: of depth, where requests share passes."""
 
     settings: AdmissionSettings = field(default_factory=AdmissionSettings)
     economy: Economy = FITTED
@@ -60,6 +60,7 @@ class Simulation:
     priority: Callable[[random.Random], Priority] = lambda rng: "normal"
     num_users: int = 500
     seed: int = 0
+    saved: float = 0.2
     outcomes: list[Outcome] = field(default_factory=list)
     misfits: list[str] = field(default_factory=list)
 
@@ -67,7 +68,8 @@ class Simulation:
         self.desk = Desk(self.settings, self.lanes, 100_000)
         self.desk.tell("m", self.economy)
         self.rng = random.Random(self.seed)
-        self._ends: list[tuple[float, int, Claim, float, float]] = []
+        self._ends: list[tuple[float, int, list[tuple[Claim, float]], float]] = []
+        self.starts: list[int] = []
         self._count = 0
 
     def run(self, rate: Callable[[float], float], seconds: float) -> list[Outcome]:
@@ -87,11 +89,13 @@ class Simulation:
 
     def _until(self, at_s: float) -> None:
         while self._ends and self._ends[0][0] <= at_s:
-            end_s, _, claim, thread_ms, busy_s = heapq.heappop(self._ends)
-            spent = Spent(max(0.0, thread_ms - 0.3), claim.expected_ms, 0, True)
-            self.desk.finished([claim], end_s, busy_s, thread_ms / 1e3, [spent])
-            self._note(claim, "served", end_s <= claim.deadline_s, thread_ms)
-            self._advance(claim.lane, end_s)
+            end_s, _, together, busy_s = heapq.heappop(self._ends)
+            claims = [claim for claim, _ in together]
+            spent = [Spent(max(0.0, ms - 0.3), claim.expected_ms, 0, True) for claim, ms in together]
+            self.desk.finished(claims, end_s, busy_s, sum(ms for _, ms in together) / 1e3, spent)
+            for claim, thread_ms in together:
+                self._note(claim, "served", end_s <= claim.deadline_s, thread_ms)
+            self._advance(claims[0].lane, end_s)
 
     def _arrive(self, at_s: float) -> None:
         user = f"u{self.rng.randrange(self.num_users)}"
@@ -143,22 +147,27 @@ class Simulation:
                 self._note(claim, "late")
             for claim, refusal in turn.refused:
                 self._note(claim, "input_order" if refusal.in_input_order else "refused")
-            for claim, terms in turn.claims:
-                self._begin(claim, terms, now_s)
             if not turn.claims:
                 return
+            self._begin(turn.claims, now_s)
 
-    def _begin(self, claim: Claim, terms: Terms, now_s: float) -> None:
-        scale = self.error(self.rng)
-        router, full = claim.forecast.router_ms * scale, claim.forecast.full_ms * scale
-        share = 1.0 if terms.budget is None else terms.budget
-        if terms.mode == "adaptive" and self.economy.prices:
-            share = min(share, self.economy.cost_at(terms.price or 1e-4))
-        thread_ms = max(router, full * share)
-        thread_ms = max(router, min(thread_ms, (terms.stop_s - now_s) * 1e3 * self.speed))
-        busy_s = thread_ms / 1e3 / self.speed
+    def _begin(self, claims: tuple[tuple[Claim, Terms], ...], now_s: float) -> None:
+        """Run claims that start together, one after the other as far as their time goes; ``saved`` of the depth where
+        they share passes."""
+        together = []
+        for claim, terms in claims:
+            scale = self.error(self.rng)
+            router, full = claim.forecast.router_ms * scale, claim.forecast.full_ms * scale
+            share = 1.0 if terms.budget is None else terms.budget
+            if terms.mode == "adaptive" and self.economy.prices:
+                share = min(share, self.economy.cost_at(terms.price or 1e-4))
+            depth = max(0.0, full * share - router) * (1.0 if len(claims) == 1 else 1 - self.saved)
+            left_ms = (terms.stop_s - now_s) * 1e3 * self.speed - sum(ms for _, ms in together)
+            together.append((claim, router + max(0.0, min(depth, left_ms - router))))
+        busy_s = sum(ms for _, ms in together) / 1e3 / self.speed
         self._count += 1
-        heapq.heappush(self._ends, (now_s + busy_s, self._count, claim, thread_ms, busy_s))
+        self.starts.append(len(claims))
+        heapq.heappush(self._ends, (now_s + busy_s, self._count, together, busy_s))
 
     def _note(self, claim: Claim, what: str, in_time: bool = False, thread_ms: float = 0.0) -> None:
         depth = thread_ms / claim.forecast.full_ms

@@ -16,7 +16,8 @@ from depthrank.cli.app import app
 from depthrank.errors import SpecError
 from depthrank.schema.settings import TableSettings
 from depthrank.tables import served_tables
-from depthrank.training import train
+from depthrank.training import choose_sharing, train
+from depthrank.training.choose_sharing import decided
 from depthrank.training.fit_tables import TableFitting, weighted_ne
 from depthrank.training.loop import Scored
 from planted_world import WORLD_SPEC, write_world
@@ -66,6 +67,29 @@ def test_the_saved_model_ranks_as_the_one_that_was_fitted_and_inspect_shows_the_
     assert report.exit_code == 0, report.output
     for word in ("tables", "exact", "collide", "earns", "item"):
         assert word in report.output
+
+
+def test_parts_are_taken_only_where_they_are_better_from_every_starting_point():
+    assert decided({"unified": [0.5, 0.6], "separate": [0.4, 0.5]}) == "separate"
+    assert decided({"unified": [0.5, 0.6], "separate": [0.1, 0.61]}) == "unified"
+
+
+def test_sharing_is_tried_on_the_data_told_and_leaves_no_trace_in_the_training_that_follows(folder, monkeypatch):
+    decided_on: list[Any] = []
+    monkeypatch.setattr(choose_sharing, "decided", lambda losses: decided_on.append(losses) or "unified")
+    named = trained(folder, "named", budget="4kB", width=16, rows="fp32", sharing="unified")
+    tried = trained(folder, "tried", budget="4kB", width=16, rows="fp32")
+    assert named.summary["tables"]["sharing"] == {"chosen": "unified", "tried": []}
+    told = tried.summary["tables"]["sharing"]
+    assert decided_on == [{one["sharing"]: one["losses"] for one in told["tried"]}]
+    assert {way: len(set(losses)) for way, losses in decided_on[0].items()} == {"unified": 2, "separate": 2}
+    assert decided_on[0]["unified"] != decided_on[0]["separate"]
+    assert "hashed rows separate: validation loss" in CliRunner().invoke(app, ["inspect", str(folder / "tried")]).output
+    assert _weights(folder / "tried") == _weights(folder / "named")
+
+
+def _weights(folder: Path) -> list[bytes]:
+    return [table.source.packed_VB.numpy().tobytes() for table in served_tables(load_artifact(folder).model).values()]
 
 
 def test_without_a_tables_section_rows_stay_as_they_always_were(folder):

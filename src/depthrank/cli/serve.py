@@ -7,13 +7,16 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from depthrank.cli.options import Artifact, Log, Threads, bytes_of
 from depthrank.cli.terminal import say
 from depthrank.cli.threads import set_torch_threads
+
+if TYPE_CHECKING:
+    from depthrank.server.settings import ServerSettings
 
 DEFAULT_PORT = 8080
 
@@ -67,7 +70,11 @@ def serve(
         "telemetry.log_format": log_format,
         "models.deltas": _text(deltas),
     }
-    chosen = load_settings(settings, os.environ, given)
+
+    def read_settings() -> ServerSettings:
+        return load_settings(settings, os.environ, given)
+
+    chosen = read_settings()
     configure_logs(chosen.telemetry.log_format)
 
     run(
@@ -79,6 +86,7 @@ def serve(
         settings=chosen,
         on_started=_started,
         user_state_bytes=user_state_bytes,
+        read_settings=read_settings,
     )
 
 

@@ -37,6 +37,11 @@ def show_tables(told: Mapping[str, Any]) -> None:
     total = sum(earned.values()) or 1.0
     rows = [_line(feature, earned.get(feature["feature"]), total) for feature in told["features"]]
     table("tables: what each feature costs and earns", COLUMNS, rows, right=NUMBERS)
+    sharing = told.get("sharing", {})
+    for way in sharing.get("tried", []):
+        losses = ", ".join(f"{loss:.5f}" for loss in way["losses"])
+        taken = ", taken" if way["sharing"] == sharing["chosen"] else ""
+        say(f"hashed rows {way['sharing']}: validation loss {way['loss']:.5f} after a short training ({losses}){taken}")
     for overlap in told.get("overlaps", [])[:MOST_OVERLAPS]:
         say(
             f"{overlap['share']:.0%} of the lookups of {overlap['feature']} are of values that {overlap['other']} knows"

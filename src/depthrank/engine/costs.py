@@ -80,8 +80,12 @@ class CostMeter:
 
     def copied(self) -> CostMeter:
         """The same beliefs, to learn from on their own."""
+        return CostMeter(self.model())
+
+    def model(self) -> CostModel:
+        """A copy of what was learned so far."""
         with self._lock:
-            return CostMeter(copy.deepcopy(self._model))
+            return copy.deepcopy(self._model)
 
     def _learn(self, stage: StageCost) -> None:
         """A level's calls as one of their mean size: exact, as the time is linear in it."""

@@ -44,7 +44,7 @@ from depthrank.engine.run_plan import Scores
 from depthrank.engine.served import served_events
 from depthrank.engine.shown_history import shown_history
 from depthrank.engine.timings import Timings
-from depthrank.engine.under_way import Ask, UnderWay, finish_together, or_error
+from depthrank.engine.under_way import UnderWay, finish_together, or_error
 from depthrank.engine.user_states import DEFAULT_STATE_BYTES, UserStates
 from depthrank.engine.valuation import value_factor
 from depthrank.errors import DepthrankError, LogError
@@ -52,6 +52,7 @@ from depthrank.events import AppendResult, EraseResult, EventBatch, EventLog, no
 from depthrank.routing import fixed_plan, plan_within_budget
 from depthrank.routing.economy import Economy
 from depthrank.schema import Answer, Limits, Request, Spec
+from depthrank.schema.ask import Ask
 from depthrank.schema.request import Mode
 from depthrank.schema.wire import check_request
 

@@ -5,7 +5,6 @@ came of it. One by one, or several at once, whose pieces share passes where that
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import TypeVar
 
 from depthrank.engine.generation import Generation
@@ -14,21 +13,9 @@ from depthrank.engine.pace import Pace
 from depthrank.engine.piece import Piece, Refined
 from depthrank.engine.run_plan import Scores
 from depthrank.engine.shared_pass import may_share, refine_together, to_share
-from depthrank.schema import Request
 from depthrank.tables import noting_missing_rows
 
 T = TypeVar("T")
-
-
-@dataclass(frozen=True)
-class Ask:
-    """One of several checked requests that are ranked together; fields as ``Ranker.rank`` has them."""
-
-    request: Request
-    request_id: str
-    arrived_s: float
-    price: float | None = None
-    record: bool = False
 
 
 class UnderWay:

@@ -6,15 +6,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 from depthrank.evaluate.curve import Curve, curve_of
-from depthrank.evaluate.engine_timings import engine_timings
 from depthrank.evaluate.evaluate_artifact import opened_log
 from depthrank.evaluate.replay import replay_artifact
 from depthrank.evaluate.scaling_curve import scaling_curve
 from depthrank.events import EventLog
 from depthrank.schema import Spec
-from depthrank.training.measure_costs import thinned_requests
 
-ENGINE_REQUESTS = 24
 EVERY = 50
 
 
@@ -37,9 +34,6 @@ def draw_curve(
 
     with opened_log(log, artifact) as event_log:
         replayed = replay_artifact(artifact, spec, event_log, split, most_requests, on_request)
-        on_phase("timing the engine")
-        some = thinned_requests(replayed.some, ENGINE_REQUESTS)
-        timing = engine_timings(replayed.artifact, event_log, some, replayed.raw.items, replayed.rates)
     on_phase("comparing plans")
     points = scaling_curve() if scaling else []
-    return curve_of(replayed, split=split, replicates=replicates, scaling=points, timing=timing)
+    return curve_of(replayed, split=split, replicates=replicates, scaling=points, timing=replayed.timing)

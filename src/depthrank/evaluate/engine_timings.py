@@ -7,18 +7,14 @@ Legend: R requests.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import torch
 
-from depthrank.artifact import Artifact
 from depthrank.catalogue import Catalogue
 from depthrank.data import Batch
 from depthrank.engine import Ranker
-from depthrank.events import EventLog
 from depthrank.routing import CostRates
 from depthrank.schema import Answer, Request
 from depthrank.schema.request import Mode
@@ -30,12 +26,11 @@ PASSES = 3
 Plain = dict[str, Any]
 
 
-def engine_timings(
-    artifact: Artifact, log: EventLog, requests: Sequence[OneRequest], items: Catalogue, rates: CostRates
-) -> Plain:
-    """Mean thread-milliseconds of user side and levels that ``Ranker.rank`` took, warm, against the predicted ones."""
-    clock = time.thread_time if torch.get_num_threads() == 1 else time.process_time
-    ranker = Ranker(artifact, log, monotonic_s=clock)
+def engine_timings(ranker: Ranker, requests: Sequence[OneRequest], items: Catalogue, rates: CostRates) -> Plain:
+    """Mean milliseconds of user side and levels that ``Ranker.rank`` took, warm, against the predicted ones.
+
+    ``ranker``: with ``thread_clock`` as its clock.
+    """
     found = {mode: _mode(ranker, requests, items, mode, rates) for mode in MODES}
     full = found["full"]
     fractions = {

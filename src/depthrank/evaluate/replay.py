@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -16,6 +17,8 @@ from depthrank.artifact import Artifact, load_artifact
 from depthrank.data import RawDataset, import_log, load_dataset, load_examples
 from depthrank.data.split_times import SPLIT_CODE
 from depthrank.errors import ArtifactError, DataError
+from depthrank.evaluate.engine_costs import PlannedRanker, engine_costs
+from depthrank.evaluate.engine_timings import engine_timings
 from depthrank.evaluate.evaluate_artifact import check_same_tasks, opened_log, replace_data
 from depthrank.events import EventLog
 from depthrank.features import Counters
@@ -23,10 +26,11 @@ from depthrank.metrics import Interval, mean_difference
 from depthrank.routing import AdaptivePolicy, CostRates
 from depthrank.routing.replayed import Replayed
 from depthrank.schema import Spec
-from depthrank.training.measure_costs import measure_costs, thinned_requests, thread_clock
+from depthrank.training.measure_costs import thinned_requests, thread_clock
 from depthrank.training.replay_requests import FullDepth, HeldOut, OneRequest, replay
 
-TIMED_REQUESTS = 16
+TIMED_REQUESTS = 12
+ENGINE_REQUESTS = 24
 KEPT_FOR_TIMING = 200
 LEAST_REQUESTS = 10
 
@@ -35,7 +39,8 @@ Floats = npt.NDArray[np.float64]
 
 @dataclass(frozen=True, eq=False)
 class ReplayedArtifact:
-    """Validation requests, on which plans and prices are chosen, those of the judged split, and costs."""
+    """Validation requests, on which plans and prices are chosen, those of the judged split, and costs as the engine
+    has them. ``timing``: predicted against actual, on requests of the judged split."""
 
     artifact: Artifact
     policy: AdaptivePolicy
@@ -44,6 +49,7 @@ class ReplayedArtifact:
     rates: CostRates
     some: list[OneRequest]
     raw: RawDataset
+    timing: dict[str, Any]
 
     def depth_over_router(self, replicates: int = 1000) -> Interval:
         """NDCG@10 of full depth minus that of the router on the judged requests, paired by user."""
@@ -81,8 +87,11 @@ def replay_artifact(
         some: list[OneRequest] = []
         validation = _replayed(held_out, full, "validation", most_requests, [], on_request)
         judged = _replayed(held_out, full, split, most_requests, some, on_request)
-        costs = measure_costs(full, thinned_requests(some, TIMED_REQUESTS), thread_clock())
-    return ReplayedArtifact(loaded, loaded.adaptive, validation, judged, costs.rates(), some, raw)
+        ranker = PlannedRanker(loaded, event_log, monotonic_s=thread_clock())
+        ranker.warm()
+        rates = engine_costs(ranker, thinned_requests(some, TIMED_REQUESTS), raw.items)
+        timing = engine_timings(ranker, thinned_requests(some[1:], ENGINE_REQUESTS), raw.items, rates)
+    return ReplayedArtifact(loaded, loaded.adaptive, validation, judged, rates, some, raw, timing)
 
 
 def _replayed(

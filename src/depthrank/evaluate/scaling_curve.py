@@ -4,7 +4,7 @@ One family: width, layers, history and levels grow together, weights are random 
 candidate costs when nothing is shared is its whole request side again, and that is the size on the axis.
 - ``per_candidate``: the same model in batches of (request, candidate) pairs, every pair with a history of its own;
 - ``shared``: the request side once, every candidate at every level (full depth);
-- ``shared+adaptive``: levels beyond the router score the widths that a ladder gives such models, ``ADAPTIVE_WIDTHS``.
+- ``shared+adaptive``: levels beyond the router score ``widths``: of a fitted ladder where they are given.
 Legend: N candidates, L history length.
 """
 
@@ -22,7 +22,7 @@ from depthrank.model import CandidateInputs, CandidateLayout, ElasticRanker, Ite
 from depthrank.model.config import LevelConfig, ModelConfig, SideConfig
 
 CANDIDATES = 1_000
-PAIRS = 8
+PAIRS, MOST_PAIRS, PAIRS_GFLOP = 8, 256, 0.5
 ADAPTIVE_WIDTHS = (100, 40, 24)
 NUM_ITEMS = 2_000
 FAMILY: tuple[dict[str, Any], ...] = (
@@ -41,6 +41,7 @@ def scaling_curve(
     seconds: float = 60.0,
     candidates: int = CANDIDATES,
     family: Sequence[dict[str, Any]] = FAMILY,
+    widths: Sequence[int] = ADAPTIVE_WIDTHS,
     clock_s: Callable[[], float] = time.perf_counter,
 ) -> list[Plain]:
     """Points ``{"gflop_per_candidate", "mode", "ms", "ms_cold"}``, smallest model first, until ``seconds`` are over."""
@@ -48,7 +49,7 @@ def scaling_curve(
     for sizes in family:
         if points and clock_s() - started > seconds:
             break
-        points += _points_of(config_of(sizes), candidates, clock_s)
+        points += _points_of(config_of(sizes), candidates, widths, clock_s)
     return points
 
 
@@ -69,28 +70,31 @@ def exponent(points: Sequence[Plain], mode: str, key: str = "ms") -> float:
 
 
 @torch.inference_mode()
-def _points_of(config: ModelConfig, n: int, clock_s: Callable[[], float]) -> list[Plain]:
+def _points_of(config: ModelConfig, n: int, adaptive: Sequence[int], clock_s: Callable[[], float]) -> list[Plain]:
     torch.manual_seed(0)
     model = ElasticRanker(config).eval()
     flops = level_flops(config)
     size = sum(level.request + level.candidate for level in flops) / 1e9
     items = model.encode_items(torch.zeros(NUM_ITEMS, 0, dtype=torch.int64), torch.randn(NUM_ITEMS, 8))
     request, some = _request(config, 1), _candidates(n, 1)
-    pairs, paired = _request(config, PAIRS), _candidates(PAIRS, PAIRS)
+    batch = int(min(MOST_PAIRS, max(PAIRS, PAIRS_GFLOP / size)))  # small models need more pairs to keep the core busy
+    pairs, paired = _request(config, batch), _candidates(batch, batch)
     widths = [n] * (config.num_levels - 1)
-    narrow = [min(n, w) for w in ADAPTIVE_WIDTHS[-len(widths) :]] if len(widths) < 3 else list(ADAPTIVE_WIDTHS)
+    narrow = [min(n, w) for w in adaptive[-len(widths) :]]
 
     def per_candidate() -> None:
         model(pairs, items, paired)
 
-    per_pair = _fastest(per_candidate, clock_s) / PAIRS
+    per_pair = _fastest(per_candidate, clock_s) / batch
     found = [{"gflop_per_candidate": size, "mode": "per_candidate", "ms": per_pair * n, "ms_cold": per_pair * n}]
     for mode, plan in (("shared", widths), ("shared+adaptive", narrow)):
         state = model.encode_history(request, items, config.encoder_layers)
         warm = _fastest(partial(_run, model, items, request, some, plan, state), clock_s)
         cold = _fastest(partial(_run, model, items, request, some, plan, None), clock_s)
         found.append({"gflop_per_candidate": size, "mode": mode, "ms": warm, "ms_cold": cold})
-    return [{**point, "candidates": n, "width": config.width, "history": config.history_length} for point in found]
+    own = sum(level.candidate for level in flops) / 1e9
+    sizes = {"candidates": n, "width": config.width, "history": config.history_length, "candidate_gflop": own}
+    return [{**point, **sizes} for point in found]
 
 
 def _run(

@@ -53,12 +53,12 @@ def _in_order(touched_M: NDArray[np.float32], request_M: Int64) -> Floats:
     number_M = _numbers(touched_M, request_M)
     hit_M = number_M > 0
     before_M = _sum_before(hit_M, start_M)
-    total_M = np.bincount(request_M, weights=hit_M)[request_M]
+    total_M = np.bincount(request_M, weights=hit_M)[request_M].astype(np.float64)
     share_M = np.where(hit_M, 1.0 / np.maximum(number_M, 1), 0.0)
     columns = [
         share_M,
         log1p(total_M),
-        log1p(place_M - before_M),
+        log1p((place_M - before_M).astype(np.float64)),
         before_M / np.maximum(place_M, 1),
         (total_M - before_M - hit_M) / np.maximum(size_M - 1 - place_M, 1),
         np.where(place_M > 0, np.roll(share_M, 1), 0.0),
@@ -85,7 +85,7 @@ def _numbers(touched_M: NDArray[np.float32], request_M: Int64) -> Int64:
 
 def _sum_before(hit_M: NDArray[np.bool_], start_M: Int64) -> Int64:
     """How many of a request's rows before each one are hits."""
-    so_far = np.concatenate((np.zeros(1, np.int64), np.cumsum(hit_M)))
+    so_far: Int64 = np.append(0, np.cumsum(hit_M, dtype=np.int64))
     return so_far[:-1] - so_far[start_M]
 
 

@@ -30,6 +30,7 @@ def level_flops(config: ModelConfig) -> tuple[LevelFlops, ...]:
     """FLOPs of every level, router first; item-side values are precomputed and cost nothing here."""
     with torch.device("meta"), torch.no_grad():
         model = ElasticRanker(config).eval()
+        model.requires_grad_(False)  # the counter hooks into whatever could have a gradient
         few, many = (_counts(model, size) for size in SIZES)
     found = []
     for at_few, at_many in zip(few, many, strict=True):

@@ -8,6 +8,10 @@ import numpy as np
 from depthrank.routing.cost_rates import USER, CostRates
 from depthrank.routing.policy import AdaptivePolicy
 
+PASS_FACTOR = 1.1  # what a pass over several requests takes, as a multiple of its parts (bench_batching)
+PAYS = 0.95
+LEAST_DEPTH = 0.2  # of a level's fixed part: below it hardly any request goes deeper, and there is nothing to share
+
 
 class Economy(msgspec.Struct, frozen=True):
     """``prices`` ascend, each with the mean cost it led to in replay, as a fraction of full depth's; empty where no
@@ -57,3 +61,14 @@ class Economy(msgspec.Struct, frozen=True):
         known, costs = np.array(self.prices).T
         least = np.minimum.accumulate(costs)[::-1]  # in replay a dearer price may have cost a little more by chance
         return float(np.exp(np.interp(cost, least, np.log(known)[::-1])))
+
+    def together_ms(self, depth_ms: float, requests: int) -> float:
+        """Thread time of the depth of several requests in shared passes, each of which takes ``depth_ms`` alone."""
+        once = min(max(0.0, self.rates.warm[2].fixed), depth_ms) if self.levels > 1 else 0.0
+        return PASS_FACTOR * (requests * depth_ms - (requests - 1) * once)
+
+    def pays_together(self, depth_ms: float, requests: int) -> bool:
+        """Whether that is less than one by one, and there is anything to share."""
+        if self.levels < 2 or depth_ms < LEAST_DEPTH * self.rates.warm[2].fixed:
+            return False
+        return self.together_ms(depth_ms, requests) < PAYS * requests * depth_ms

@@ -98,19 +98,20 @@ class ModelSettings(Section, frozen=True, kw_only=True):
 class TableSettings(Section, frozen=True, kw_only=True):
     """What the embedding tables may cost, and how they spend it (docs/tables.md).
 
-    ``budget``: bytes of all rows; frequent ids get rows of their own, the others share by hashing. ``width``: numbers a
-    row (default: the preset's). ``rows``: how rows are stored; ``auto`` (the default with a budget) takes the format of
-    the plan and, per table, narrower ones whose NE is within ``ne_limit``, as a fraction. ``sharing``: features of one
-    side hash into one pool (``unified``) or each into its own part. ``prune``: rows and features that earn least leave
-    until validation NE has grown by this fraction; 0: none do. ``admit``: an id gets its own row once training has seen
-    it so often, and loses it when ``quiet_epochs`` pass without it; 0: as the plan says.
+    ``budget``: bytes of all rows; frequent ids get rows of their own, the others share by hashing. ``width``: numbers
+    a row (default: the preset's). ``rows``: how rows are stored; ``auto`` (the default with a budget) takes the
+    format of the plan and, per table, narrower ones whose NE is within ``ne_limit``, as a fraction. ``sharing``:
+    features of one side hash into one pool (``unified``) or each into its own part; ``auto``: what measures better in
+    short trainings. ``prune``: rows and features that earn least leave until validation NE has grown by this
+    fraction; 0: none do. ``admit``: an id gets its own row once training has seen it so often, and loses it when
+    ``quiet_epochs`` pass without it; 0: as the plan says.
     """
 
     budget: ByteSize | None = None
     width: Annotated[int, Meta(ge=1, le=65_536)] | None = None
     rows: Literal["auto", "fp32", "bf16", "int8", "int4"] | None = None
     ne_limit: Annotated[float, Meta(ge=0, le=1)] = 2e-4
-    sharing: Literal["unified", "separate"] = "unified"
+    sharing: Literal["auto", "unified", "separate"] = "auto"
     prune: Annotated[float, Meta(ge=0, lt=1)] = 0.0
     admit: Annotated[int, Meta(ge=0)] = 0
     quiet_epochs: Annotated[int, Meta(ge=1)] = 2

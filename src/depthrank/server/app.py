@@ -111,7 +111,7 @@ def create_app(
         exception_handlers=HANDLERS,
         lifespan=_lifespan,
     )
-    app.state.service, app.state.quotas = service, quotas
+    app.state.service, app.state.quotas, app.state.tokens = service, quotas, tokens
     return app
 
 

@@ -10,6 +10,7 @@ from depthrank.catalogue import Catalogue, UpsertResult
 from depthrank.events import AppendResult, EraseResult, EventBatch
 from depthrank.routing.economy import Economy
 from depthrank.schema import Answer, Request, Spec
+from depthrank.schema.ask import Ask
 
 
 class HasItems(Protocol):
@@ -26,6 +27,13 @@ class TakesDeltas(Protocol):
 
     def apply_delta(self, path: str | Path) -> object: ...
     def compact_if_due(self) -> object: ...
+
+
+@runtime_checkable
+class RanksTogether(Protocol):
+    """A ranker that ranks several checked requests at once; in the place of one that fails, why."""
+
+    def rank_together(self, asks: Sequence[Ask]) -> list[Answer | Exception]: ...
 
 
 class ServedRanker(Protocol):

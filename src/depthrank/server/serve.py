@@ -22,6 +22,7 @@ from depthrank.server.access.tls import tls_options
 from depthrank.server.app import create_app
 from depthrank.server.models import Models
 from depthrank.server.ranker_port import ServedRanker
+from depthrank.server.reload import Read, Reload
 from depthrank.server.service import Phase, Service
 from depthrank.server.settings import ServerSettings
 from depthrank.server.workers.engines import Engines
@@ -43,13 +44,15 @@ def serve(
     settings: ServerSettings | None = None,
     on_started: Callable[[str], object] | None = None,
     user_state_bytes: int | None = None,
+    read_settings: Read | None = None,
 ) -> None:
     """Serve ``artifact`` until SIGTERM or SIGINT, then finish what is under way and return.
 
     ``on_started`` is called with the address as soon as connections are accepted; ``port`` 0 picks a free one.
     ``workers``: engine processes; 0 ranks in this one. ``user_state_bytes``: memory for encoded histories in each of
-    them (None: the engine's default, 0: none). Raises ServerError (address taken or not ours), ExposureError (the
-    network would reach it and nothing guards it), TlsError, TokensError, ArtifactError, LogError.
+    them (None: the engine's default, 0: none). ``read_settings`` gives the settings as of now, at SIGHUP (``reload``).
+    Raises ServerError (address taken or not ours), ExposureError (the network would reach it and nothing guards it),
+    TlsError, TokensError, ArtifactError, LogError.
     """
     settings = settings or ServerSettings()
     watched = settings.models.deltas
@@ -61,9 +64,11 @@ def serve(
         tls_options(settings.access)
         with open_served_log(artifact, log) as opened:  # shared by every version that is loaded later
             if workers:
-                _serve_by_processes(artifact, opened, workers, listener, settings, on_started, user_state_bytes)
+                _serve_by_processes(
+                    artifact, opened, workers, listener, settings, on_started, user_state_bytes, read_settings
+                )
             else:
-                _serve_in_process(artifact, opened, listener, settings, on_started, user_state_bytes)
+                _serve_in_process(artifact, opened, listener, settings, on_started, user_state_bytes, read_settings)
 
 
 def _serve_in_process(
@@ -73,6 +78,7 @@ def _serve_in_process(
     settings: ServerSettings,
     on_started: Callable[[str], object] | None,
     user_state_bytes: int | None,
+    read_settings: Read | None,
 ) -> None:
     from depthrank.engine import Ranker  # loads torch, which takes longer than to find that a port is taken
     from depthrank.engine.succession import take_over
@@ -89,7 +95,7 @@ def _serve_in_process(
 
     models = Models(load(artifact), load, settings.models, path=artifact, owns_first=True, take_over=prepare)
     try:
-        run(models, listener, settings, on_started, storage=log.storage_folder())
+        run(models, listener, settings, on_started, storage=log.storage_folder(), read_settings=read_settings)
     finally:
         models.close()
 
@@ -102,13 +108,14 @@ def _serve_by_processes(
     settings: ServerSettings,
     on_started: Callable[[str], object] | None,
     user_state_bytes: int | None,
+    read_settings: Read | None,
 ) -> None:
     from depthrank.server.workers.fleet import Fleet
 
     fleet = Fleet(workers, log, settings.limits, settings.workers, user_state_bytes, settings.models.hot_rows or 0)
     try:
         models = Models(fleet.load(artifact), fleet.load, settings.models, path=artifact, owns_first=True)
-        run(models, listener, settings, on_started, fleet, log.storage_folder())
+        run(models, listener, settings, on_started, fleet, log.storage_folder(), read_settings)
         models.close()
     finally:
         fleet.close()
@@ -129,11 +136,13 @@ def run(
     on_started: Callable[[str], object] | None = None,
     engines: Engines | None = None,
     storage: Path | None = None,
+    read_settings: Read | None = None,
 ) -> None:
     """Serve a loaded ranker on a bound socket until SIGTERM or SIGINT; raises as ``serve``."""
     settings = msgspec.structs.replace(settings, access=for_listener(settings.access, listener))
     app = create_app(ranker, settings, engines=engines, storage=storage)
-    DrainingServer(uvicorn_config(app, settings), app.state.service, on_started).run(sockets=[listener])
+    reload = Reload(app, listener, read_settings)
+    DrainingServer(uvicorn_config(app, settings), app.state.service, on_started, reload).run(sockets=[listener])
 
 
 def uvicorn_config(app: Starlette, settings: ServerSettings) -> uvicorn.Config:
@@ -156,14 +165,22 @@ class DrainingServer(uvicorn.Server):
     """uvicorn that turns unready at the first signal, drains, and then returns instead of raising the signal again."""
 
     def __init__(
-        self, config: uvicorn.Config, service: Service, on_started: Callable[[str], object] | None = None
+        self,
+        config: uvicorn.Config,
+        service: Service,
+        on_started: Callable[[str], object] | None = None,
+        reload: Reload | None = None,
     ) -> None:
         super().__init__(config)
         self.service = service
         self.on_started = on_started
+        self.reload = reload
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
+        if self.reload is not None:
+            self.reload.tls = self.config.ssl
+            self.reload.listen()
         if self.on_started is not None and sockets:
             scheme = "https" if self.config.is_ssl else "http"
             self.on_started(address_of(sockets[0], scheme))

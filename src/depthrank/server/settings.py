@@ -71,9 +71,10 @@ def redacted(settings: ServerSettings) -> dict[str, Any]:
     return shown
 
 
-def changed(settings: ServerSettings) -> list[str]:
-    """Paths of the settings that are not their defaults, such as ``access.tls_cert``."""
-    return _different(redacted(settings), redacted(ServerSettings()), "")
+def changed(settings: ServerSettings, before: ServerSettings | None = None) -> list[str]:
+    """Paths of the settings that are not what they were ``before`` (by default: their defaults), such as
+    ``access.tls_cert``; a changed secret is not seen."""
+    return _different(redacted(settings), redacted(before or ServerSettings()), "")
 
 
 def _redacted(value: Any) -> Any:

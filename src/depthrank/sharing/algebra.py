@@ -419,7 +419,7 @@ class Algebra:
         """Computed parts of one region become one part: one launch instead of many."""
         groups: dict[tuple[Region, Dims], list[Part]] = {}
         rest: list[Part] = []
-        for part in cat.parts:
+        for part in level(cat):
             if isinstance(part.value, Val):
                 shape = replaced(part.value.node.dims, cat.axis, 1)
                 groups.setdefault((part.value.region, shape), []).append(part)
@@ -492,6 +492,17 @@ def concat(axis: int, parts: Sequence[Part], dims: Dims) -> Value:
     if len(parts) == 1 and parts[0].positions == tuple(range(dims[axis])):
         return parts[0].value
     return Concat(axis, tuple(parts), dims)
+
+
+def level(cat: Concat) -> list[Part]:
+    """The parts, those of concats along the same axis among them in the place of the whole."""
+    out: list[Part] = []
+    for part in cat.parts:
+        if isinstance(part.value, Concat) and part.value.axis == cat.axis:
+            out += [Part(p.value, tuple(part.positions[k] for k in p.positions)) for p in level(part.value)]
+        else:
+            out.append(part)
+    return out
 
 
 def replaced(dims: Dims, axis: int, size: int) -> Dims:

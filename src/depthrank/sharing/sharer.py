@@ -56,6 +56,7 @@ class Sharer(Algebra):
         self.values: dict[int, Value | list[Value]] = {}
         self.decisions: list[Decision] = []
         self.sole_reader = True  # does nobody else read the operands of the current operation?
+        self.only_picked = False  # are known positions all that is read of the current operation's result?
         self._masks: dict[int, torch.Tensor] = {}
 
     # ------------------------------------------------------------------------------------------------------- driving
@@ -64,9 +65,11 @@ class Sharer(Algebra):
         """Evaluate every live node of the normal form."""
         live = normal.live()
         readers = Counter(n.index for node in live for n in node.inputs())
+        picked = _only_picked(live, normal.outputs)
         for node in live:
             self.graph.source = node.source
             self.sole_reader = all(readers[n.index] == 1 for n in node.inputs() if n.batched)
+            self.only_picked = node.index in picked
             self.now = f"{node.op} at {node.source}" if node.source else node.op
             try:
                 self.values[node.index] = self._evaluate(normal, node)
@@ -265,6 +268,16 @@ class Call:
         """The arguments with other operands in the same places."""
         supply = iter(values)
         return tuple(_put(a, supply) for a in self.args)
+
+
+def _only_picked(live: Sequence[Node], outputs: Sequence[Node]) -> set[int]:
+    """Nodes of which every reader, views apart, takes known positions."""
+    read_whole = {n.index for n in outputs}
+    for node in reversed(live):
+        is_view = node.op in ("reshape", "permute") and node.index not in read_whole
+        if node.op != "take" and not is_view:
+            read_whole.update(n.index for n in node.inputs())
+    return {n.index for n in live} - read_whole
 
 
 def flat(value: Any) -> list[Any]:

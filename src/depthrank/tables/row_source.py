@@ -58,13 +58,14 @@ class PackedRows:
     def rows(self, row_n: Tensor) -> Tensor:
         """Rows float32 [n, D]; quantised or many ones as bags of one row, which torch prefetches and unpacks."""
         try:
-            if self._is_float and len(row_n) < MANY_ROWS:
+            if self._is_float and row_n.shape[0] < MANY_ROWS:
                 found_nD = torch.embedding(self.packed_VB, row_n)
                 return found_nD if self.form == "fp32" else found_nD.float()
-            one_each = self._one_each[row_n.dtype]
-            if len(one_each) != len(row_n):  # most calls are of one size
-                self._one_each[row_n.dtype] = one_each = torch.arange(len(row_n), dtype=row_n.dtype)
-            return self._kernel(self.packed_VB, row_n, one_each)  # type: ignore[no-any-return]
+            count, kind = row_n.shape[0], row_n.dtype
+            one_each = self._one_each[kind]
+            if count != one_each.shape[0]:  # most calls are of one size
+                self._one_each[kind] = one_each = torch.arange(count, dtype=kind)
+            return self._kernel(self.packed_VB, row_n, one_each)
         except (RuntimeError, IndexError, KeyError) as error:
             check_row_numbers(row_n, self.num_rows)
             raise error
@@ -83,7 +84,7 @@ class PackedRows:
     def pooled(self, row_m: Tensor, offset_b: Tensor) -> Tensor:
         """Sums of bags, float32 [b, D]; those of bf16 rows are rounded to bf16 once more by torch."""
         try:
-            return self._kernel(self.packed_VB, row_m, offset_b.to(row_m.dtype))  # type: ignore[no-any-return]
+            return self._kernel(self.packed_VB, row_m, offset_b.to(row_m.dtype))
         except (RuntimeError, IndexError) as error:
             check_row_numbers(row_m, self.num_rows)
             raise error

@@ -39,6 +39,7 @@ from depthrank.training.replay_requests import FullDepth, HeldOut
 from depthrank.training.time_layers import LayerTimes, Uses, uses_of
 from depthrank.training.tuning_requests import Calibration, Plan, Settings, compiled_where_faster, measure_plans
 
+OF_LEVELS = ("experts.", "candidate_")  # what runs for candidates alone
 WORTH_JUDGING = 0.002  # of a request's time: a smaller saving is not worth a run
 MEASURED = (
     *("speedup_vs_fp32", "ne_change", "top10_overlap", "kept_gain", "mfu"),
@@ -200,6 +201,8 @@ def _report(
     on_phase: Callable[[str], None],
 ) -> Tuned:
     """Time and judge the joint choice; a choice that is not faster is given up for fp32."""
+    if settings.compile:
+        formats = _compilable(table, formats, verifier, settings)
     choices = table.choices(formats)
     served = in_formats(table.model, choices)
     compiled: dict[int, dict[str, Any]] = {}
@@ -227,6 +230,11 @@ def _report(
             "fp32": asked.layers_ms(table.times, {}),
             "tuned": asked.layers_ms(table.times, formats),
         },
+        "best_ms": {"request": best_ms, "levels": asked.best_ms(formats, peaks, OF_LEVELS)},
+        "other_products_ms": asked.other_flops / peaks.fp32 * 1e3,
+        "level_layers_ms": [
+            asked.layers_ms(table.times, formats, f"experts.{level}.") for level in range(len(table.model.experts))
+        ],
         "plans": speeds["plans"],
         "compiled": {str(level): row for level, row in compiled.items()},
         "verified_on": verifier.num_requests,
@@ -252,6 +260,12 @@ def _report(
         measured={name: figures[name] for name in MEASURED},
     )
     return Tuned(policy, figures)
+
+
+def _compilable(table: LayerTable, formats: Assignment, verifier: Judge, settings: Settings) -> Assignment:
+    """One scale a row has no compiled form: such layers take one scale a layer, where that holds the limits too."""
+    static: Assignment = {n: Format.INT8_STATIC if f is Format.INT8_DYNAMIC else f for n, f in formats.items()}
+    return static if verifier.accuracy(table.model_in(static)).within(settings.limits) else formats
 
 
 def _rung(rates: CostRates, widths: Sequence[int], history: float) -> dict[str, Any]:

@@ -80,7 +80,7 @@ def planned_config(
         width=config.table_width,
         budget_bytes=None if settings.budget is None else int(settings.budget),
         row_format=settings.row_format,
-        sharing=settings.sharing,
+        sharing="unified" if settings.sharing == "auto" else settings.sharing,
     )
     sides: dict[str, SideConfig] = {}
     for side in SIDES:

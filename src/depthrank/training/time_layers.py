@@ -15,17 +15,21 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import cycle
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from depthrank.model import CandidateLayout, ElasticRanker, UserState
 from depthrank.precision import AttentionLayer, Format, LayerChoice, Peaks, in_formats, layers_of
+from depthrank.precision.in_formats import replaced
 from depthrank.precision.observed import Seen, observed
 from depthrank.precision.peaks import best_seconds
 from depthrank.training.replay_requests import FullDepth, OneRequest
 
 Shape = tuple[int, ...]
+Model = TypeVar("Model", bound=nn.Module)
 COLD_BYTES = 48 << 20  # weights of this many bytes are cycled through, so that none stays in a core's cache
 MOST_COPIES = 8
 ROWS_RATIO = 1.5
@@ -187,38 +191,52 @@ def _attend(layers: nn.Module, q: Tensor, k: Tensor, v: Tensor, bias: Tensor | N
 
 @dataclass(frozen=True)
 class Asked:
-    """What one run asks of the layers of a model in fp32: calls by shape of each."""
+    """What one run asks of the layers of a model in fp32: calls by shape of each; ``other_flops``: operations of
+    products that belong to no layer, which run in fp32."""
 
-    model: ElasticRanker
+    model: nn.Module
     calls: Mapping[str, Mapping[Shape, int]]
+    other_flops: float = 0.0
 
     @classmethod
-    def by(cls, model: ElasticRanker, run: Callable[[], None]) -> Asked:
+    def by(cls, model: Model, run: Callable[[Model], object]) -> Asked:
         """Of what ``run`` does with the model."""
         with observed(model) as found:
-            run()
-        return cls(model, {name: seen.calls for name, seen in found.items()})
+            run(model)
+        with FlopCounterMode(display=False) as counter:
+            run(_without_layers(model))
+        return cls(model, {name: seen.calls for name, seen in found.items()}, float(counter.get_total_flops()))
 
     def layer_ms(self, times: LayerTimes, name: str, format: Format) -> float:
         """All calls of one layer."""
         layer = layers_of(self.model)[name]
         return times.weighted_ms(layer, {_rounded(s): float(n) for s, n in self.calls[name].items()}, format)
 
-    def layers_ms(self, times: LayerTimes, formats: Mapping[str, Format]) -> float:
-        """All layers, each alone in its format."""
-        return sum(self.layer_ms(times, name, formats.get(name, Format.FP32)) for name in self.calls)
+    def layers_ms(self, times: LayerTimes, formats: Mapping[str, Format], below: str = "") -> float:
+        """All layers whose names begin so, each alone in its format."""
+        names = (name for name in self.calls if name.startswith(below))
+        return sum(self.layer_ms(times, name, formats.get(name, Format.FP32)) for name in names)
 
     def floor_ms(self, name: str, format: Format, peaks: Peaks) -> float:
         """Operations of one layer over the peak of its format, or its weights read once, whichever is longer."""
         layer = layers_of(self.model)[name]
-        computed = self._flops(name) / peaks.of(format.peak) if peaks.of(format.peak) else 0.0
+        computed = self._seconds(name, format, peaks)
         num_bytes = {"fp32": 4, "bf16": 2, "int8": 1}[format.peak]
         read = layer.weight.numel() * num_bytes / peaks.copy_bytes if isinstance(layer, nn.Linear) else 0.0
         return 1e3 * max(computed, read)
 
-    def best_ms(self, formats: Mapping[str, Format], peaks: Peaks) -> float:
-        """Operations of all layers, each over the peak of its format."""
-        return 1e3 * sum(self._flops(n) / peaks.of(formats.get(n, Format.FP32).peak) for n in self.calls)
+    def best_ms(self, formats: Mapping[str, Format], peaks: Peaks, below: tuple[str, ...] = ("",)) -> float:
+        """All products, of layers those whose names begin so, each over the peak of its format; infinite where a format
+        has no kernel here."""
+        names = (name for name in self.calls if name.startswith(below))
+        of_layers = sum(self._seconds(name, formats.get(name, Format.FP32), peaks) for name in names)
+        return 1e3 * (of_layers + (self.other_flops / peaks.fp32 if peaks.fp32 else math.inf))
+
+    def _seconds(self, name: str, format: Format, peaks: Peaks) -> float:
+        flops, peak = self._flops(name), peaks.of(format.peak)
+        if not flops:
+            return 0.0
+        return flops / peak if peak else math.inf
 
     def largest(
         self, times: LayerTimes, formats: Mapping[str, Format], peaks: Peaks, most: int = 10
@@ -234,6 +252,21 @@ class Asked:
     def _flops(self, name: str) -> float:
         layer = layers_of(self.model)[name]
         return sum(calls * _flops(layer, shape) for shape, calls in self.calls[name].items())
+
+
+class _Nothing(nn.Module):
+    """In the place of a layer: its output's shape, without its operations."""
+
+    def __init__(self, layer: nn.Module) -> None:
+        super().__init__()
+        self.out_features = layer.out_features if isinstance(layer, nn.Linear) else None
+
+    def forward(self, x: Tensor, *others: Tensor | None, **options: bool) -> Tensor:
+        return x.new_zeros(*x.shape[:-1], self.out_features or x.shape[-1])
+
+
+def _without_layers(model: Model) -> Model:
+    return replaced(model, {name: _Nothing(layer) for name, layer in layers_of(model).items()})
 
 
 def _flops(layer: nn.Module, shape: Shape) -> float:

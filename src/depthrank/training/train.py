@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import chain, zip_longest
 from pathlib import Path
 from typing import Any
@@ -49,10 +50,11 @@ from depthrank.training.admit_rows import admission_of
 from depthrank.training.batch_inputs import ItemColumns
 from depthrank.training.calibrate import fit_platt
 from depthrank.training.checkpoint import load_checkpoint, remove_checkpoint, save_checkpoint
+from depthrank.training.choose_sharing import SharingTrials, choose_sharing
 from depthrank.training.continue_from import check_continues, continued_model, deepened_model, keep_packed_rows_
 from depthrank.training.fit_by_replay import FittedPolicy, fit_by_replay
 from depthrank.training.fit_statistics import fit_statistics_
-from depthrank.training.fit_tables import describe_plan, fit_tables, planned_config, slot_traffic
+from depthrank.training.fit_tables import describe_plan, fit_tables, slot_traffic
 from depthrank.training.foreign_modules import Factory, attach, foreign_modules
 from depthrank.training.loop import EpochResult, Scored, TrainingLoop
 from depthrank.training.losses import TaskLoss
@@ -165,10 +167,12 @@ class _Run:
         configs = [module.config for module in foreign]
         config = derive_model_config(self.spec, self.encoder.layout, self._prior_logit(), configs)
         encoded_items = self.encoder.encode_items(self.items)
-        config, plan = planned_config(config, self.spec.tables, slot_traffic(self.encoder, encoded_items))
+        items, traffic = ItemColumns(encoded_items), slot_traffic(self.encoder, encoded_items)
+        loader = partial(self._loader, self.files)
+        trials = None if self.base or foreign else SharingTrials(self.spec, items, self._task_losses(), loader)
+        config, plan, sharing = choose_sharing(config, self.spec.tables, traffic, trials)
         model = self._model(config)
         attach(model, foreign)
-        items = ItemColumns(encoded_items)
         picks = picks_from_catalogue(model.config, items.num_rows)
         loaders = [self._loader(examples, "train", picks) for examples in self._training_examples()]
         keeps_router = self.spec.training.router == "keep"
@@ -204,7 +208,7 @@ class _Run:
         calibrate(model, scored)
         fitted = self._fit_policy(model)
         summary = self._summary(loop, model, scored, time.monotonic() - started)
-        summary["tables"] = {**describe_plan(plan, self.encoder), **tables}
+        summary["tables"] = {**describe_plan(plan, self.encoder), "sharing": sharing, **tables}
         summary["adaptive"] = fitted.report
         html = render_report(
             f"Training of {self.spec.name}", summary, loop.state.history, scored, _probabilities(model, scored)

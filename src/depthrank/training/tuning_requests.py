@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
 from itertools import islice
 from typing import Any
 
@@ -70,7 +69,8 @@ class Calibration:
         whole = fresh_state(self.full, model, one)
         model.encoder.deepen_(whole, model.config.encoder_layers)
         state = extended_state(self.full, model, one, whole)
-        return Asked.by(model, partial(run_plan, self.full, model, one, max(self.plans, key=sum), state))
+        widest = max(self.plans, key=sum)
+        return Asked.by(model, lambda form: run_plan(self.full, form, one, widest, state))
 
 
 def widened(one: OneRequest, num_candidates: int) -> OneRequest:

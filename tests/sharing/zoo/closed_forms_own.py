@@ -244,13 +244,18 @@ def einsum_bilinear(s: Sizes) -> Work:
 
 
 def dlrm(s: Sizes) -> Work:
-    """Dot products of two user embeddings are the request's, of two item embeddings the item's."""
+    """Dot products of two user embeddings are the request's, of two item embeddings the item's.
+
+    Only a triangle is read. Unbound the items and the mixed dense vector are one block of rows, which is read on both
+    sides of the users'; bound, each block of pairs stands alone, and those below the diagonal are never computed.
+    """
     (a, b), d = fields(s), s.width
     user_user, user_item, item_item = pairs(s)
     num, per_dot = a + b + 1, 2 * d
     bottom = split(4, 3, s.mlp[1]) + mixed(s.mlp[1], d)
-    dots = Work(num * num * per_dot, request=a * a * per_dot, item=b * b * per_dot)
-    dots += Work(candidate=(num * num - a * a - b * b) * per_dot)
+    unbound, bound = num * num - a * a, a + b + a * b
+    dots = Work(num * num * per_dot, request=a * a * per_dot, item=(unbound - bound) * per_dot)
+    dots += Work(candidate=bound * per_dot)
     return bottom + dots + tower(s, user_user, item_item, d + a + b + user_item)
 
 

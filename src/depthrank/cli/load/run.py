@@ -31,6 +31,7 @@ class Load:
     """How a load is measured. ``limit_ms``: answers beyond it are not good (default: the deadline).
 
     ``deadline_ms`` goes into each request. ``warm_up_s``: load at the same rate before the window that is measured.
+    ``told``: hears of every measured request: which body it had, milliseconds, status (0: none), the answer's body.
     """
 
     deadline_ms: float | None = None
@@ -38,6 +39,7 @@ class Load:
     warm_up_s: float = 1.0
     connections: int = 1_024
     timeout_s: float = 60.0
+    told: Callable[[int, float, int, bytes], object] | None = None
 
     @property
     def limit(self) -> float | None:
@@ -207,7 +209,10 @@ class Offer:
             self._under_way -= 1
             self.usage.answers += why is None
             if measured:
-                self.outcomes.came(due_s, perf_counter() - self._start, status, body, why)
+                came_s = perf_counter() - self._start
+                self.outcomes.came(due_s, came_s, status, body, why)
+                if self.load.told is not None:
+                    self.load.told(self.order[i], (came_s - due_s) * 1e3, status, body)
             if not self._under_way and self._next >= len(self._times):
                 self._over.set()
 

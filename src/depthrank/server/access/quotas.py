@@ -78,6 +78,12 @@ class Quotas:
             registry=registry,
         )
 
+    def renew(self, settings: QuotaSettings) -> None:
+        """Count by other settings from now on; everybody begins with a full bucket, where they differ."""
+        if settings != self._settings:
+            self._settings = settings
+            self._clients.clear()
+
     def charge_request(self, client: str) -> None:
         """Count one request. Raises QuotaError."""
         buckets = self._buckets(client)

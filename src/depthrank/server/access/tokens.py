@@ -78,6 +78,18 @@ class Tokens:
                 found = grant
         return found
 
+    def renew(self, fixed: tuple[Grant, ...]) -> None:
+        """Take over the settings' tokens, and read the file again. Raises TokensError, and changes nothing then."""
+        read = self._read
+        if self._file is not None:
+            stamp = _stamp(self._file)
+            read = read_tokens(self._file)
+            _check_names([*fixed, *read])
+            self._stamp = stamp
+        else:
+            _check_names([*fixed])
+        self._fixed, self._read = fixed, read
+
     def _look_again(self) -> None:
         now_s = self._clock_s()
         if self._file is None or now_s - self._looked_s < LOOK_AGAIN_S:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import blake2b
 from typing import Literal
 
@@ -25,6 +25,7 @@ from depthrank.server.admission.lane_queue import LaneQueue
 from depthrank.server.admission.pricing import Pricing
 from depthrank.server.admission.settings import AdmissionSettings
 from depthrank.server.admission.terms import Terms, TermsOffice
+from depthrank.server.admission.together import companions
 
 LEAST_GUARD_MS = 20.0
 MOST_RETRY_S = 60
@@ -214,9 +215,24 @@ class Desk:
                 assert offered.refusal is not None
                 refused.append((claim, offered.refusal))
             else:
-                chosen = ((claim, self.terms.of(claim, lane, start_s)),)
-                lane.begin(claim, now_s)
+                chosen = self._start(claim, lane, start_s, now_s)
         return Turn(chosen, tuple(late), tuple(refused))
+
+    def _start(self, claim: Claim, lane: LaneQueue, start_s: float, now_s: float) -> tuple[tuple[Claim, Terms], ...]:
+        """The claim and those that start together with it, each with its terms."""
+        economy, most = self.forecasts.economy(claim.version), self.settings.requests_together
+        self.terms.set_price(claim, lane, start_s)
+        together = companions(lane, claim, start_s, most, economy, lambda one: self.terms.wanted_at(one, claim.price))
+        for other in together.claims[1:]:
+            lane.remove(other)
+            other.price = claim.price
+        terms = [self.terms.of(one, lane, start_s) for one in together.claims]
+        stop_s = min(own.stop_s for own in terms)  # those behind them wait for all
+        for one in together.claims:
+            if len(terms) > 1:
+                one.expected_ms = together.work_ms / len(terms)
+            lane.begin(one, now_s)
+        return tuple((one, replace(own, stop_s=stop_s)) for one, own in zip(together.claims, terms, strict=True))
 
     @staticmethod
     def _may_hand_ahead(lane: LaneQueue, now_s: float, window_ms: float) -> bool:
@@ -242,9 +258,9 @@ class Desk:
         if not claims:
             return
         self.lanes[claims[0].lane].end(list(claims), now_s, busy_s, thread_s)
+        beside_ms = (thread_s * 1e3 - sum(0.0 if own is None else own.thread_ms for own in spent)) / len(claims)
         for claim, own in zip(claims, spent, strict=True):
-            share = 1.0 / len(claims)
-            self.forecasts.learn(claim, own, thread_s * 1e3 * share)
+            self.forecasts.learn(claim, own, (0.0 if own is None else own.thread_ms) + max(0.0, beside_ms))
             if claim.has_deadline:
                 self._observed(claim, now_s)
         self._tick(now_s)

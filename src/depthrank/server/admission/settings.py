@@ -37,8 +37,9 @@ class AdmissionSettings(msgspec.Struct, frozen=True, kw_only=True):
 
     target_load: share of the measured capacity that the price aims at. price_interval_s: how often it moves.
     shed_load: share of the capacity above which the router's own work makes cohorts be refused. input_order_rps:
-    answers in input order a second; beyond it, 503. spill_ms: how much longer a user's own engine may make a request
-    wait before another one takes it, beside what encoding the user there costs.
+    answers in input order a second; beyond it, 503. requests_together: at most so many requests share passes of their
+    deeper levels, where that is predicted to pay; 1: none do. spill_ms: how much longer a user's own engine may make a
+    request wait before another one takes it, beside what encoding the user there costs.
     """
 
     gates: Gates = Gates()
@@ -48,4 +49,5 @@ class AdmissionSettings(msgspec.Struct, frozen=True, kw_only=True):
     price_interval_s: Positive = 0.25
     shed_load: Share = 0.95
     input_order_rps: Positive = 1_000.0
+    requests_together: Annotated[int, Meta(ge=1, le=64)] = 4
     spill_ms: Annotated[float, Meta(ge=0)] = 2.0

@@ -42,8 +42,7 @@ class TermsOffice:
     counts: GateCounts
 
     def of(self, claim: Claim, lane: LaneQueue, start_s: float) -> Terms:
-        """At the price of now and of the queue, until the time that others need."""
-        self._set_price(claim, lane, start_s)
+        """At the price that has been set, until the time that others need."""
         until_s = lane.until_s(claim, start_s)
         stop_s = own_s = lane.own_until_s(claim, start_s)
         if until_s < own_s:
@@ -59,7 +58,7 @@ class TermsOffice:
         limited = claim.has_deadline or claim.shortened
         return Terms(mode, budget, stop_s if limited else math.inf, claim.price)
 
-    def _set_price(self, claim: Claim, lane: LaneQueue, start_s: float) -> None:
+    def set_price(self, claim: Claim, lane: LaneQueue, start_s: float) -> None:
         """What compute costs the claim: the price that follows the load, and more where those that wait could not all
         have the depth that it would give them."""
         if self.gates.price != "enforce":
@@ -71,6 +70,10 @@ class TermsOffice:
         if share < 1:
             wanted = self._wanted_now_ms(claim)
             claim.price = max(usual, self._price_at(claim, claim.floor_ms + share * (wanted - claim.floor_ms)))
+
+    def wanted_at(self, claim: Claim, price: float | None) -> float:
+        """What a claim would take at a price, its floor at least."""
+        return max(claim.floor_ms, self.wanted_ms(claim, price=price))
 
     def _wanted_now_ms(self, claim: Claim) -> float:
         """What a claim would take at the price that follows the load."""

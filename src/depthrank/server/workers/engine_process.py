@@ -22,6 +22,7 @@ from depthrank.artifact import read_delta, read_manifest
 from depthrank.engine.ranker import Ranker
 from depthrank.errors import ArtifactError, LogError
 from depthrank.events import EventLog, open_log
+from depthrank.schema.ask import Ask
 from depthrank.server.workers.faults import fault_of
 from depthrank.server.workers.messages import (
     ApplyDelta,
@@ -159,12 +160,23 @@ class Engine:
             self._catch_up(message.seen)
         except LogError as error:  # a log that cannot be read costs the history, not the answer
             logger.warning("the event log cannot be read: %s", error)
-        for asked in message.asked:
-            try:
-                outcomes.append(self._ranked(message.version, asked))
-            except Exception as error:  # noqa: BLE001 - the front answers the client, and logs what is internal
-                outcomes.append(fault_of(error))
+        if len(message.asked) > 1:
+            outcomes = self._ranked_together(message.version, message.asked)
+        else:
+            outcomes = [self._or_fault(message.version, asked) for asked in message.asked]
         return Ranked(message.call, outcomes, time.perf_counter() - started_s, time.thread_time() - thread_s)
+
+    def _ranked_together(self, version: str, all_asked: list[Asked]) -> list[Outcome | Fault]:
+        """Requests that the front has checked and that start together."""
+        asks = [Ask(one.restored(), one.request_id, one.arrived_s, one.price, one.record) for one in all_asked]
+        outcomes = self._rankers[version].rank_together(asks)
+        return [fault_of(one) if isinstance(one, Exception) else Outcome(one) for one in outcomes]
+
+    def _or_fault(self, version: str, asked: Asked) -> Outcome | Fault:
+        try:
+            return self._ranked(version, asked)
+        except Exception as error:  # noqa: BLE001 - the front answers the client, and logs what is internal
+            return fault_of(error)
 
     def _ranked(self, version: str, asked: Asked) -> Outcome:
         answer = self._rankers[version].rank(
@@ -216,6 +228,7 @@ def main(file_descriptor: int, parent: int, threads: int, by_signal: bool) -> No
     end_with(parent, by_signal=by_signal)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
     logging.basicConfig(level=logging.INFO, format=f"%(asctime)s %(levelname)s engine {os.getpid()}: %(message)s")
     import torch  # loaded by the imports above; its threads are set before it works
 

@@ -9,8 +9,9 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from depthrank.schema import Answer, Request
+from depthrank.schema.ask import Ask
 from depthrank.server.admission.claim import Claim
-from depthrank.server.ranker_port import ServedRanker
+from depthrank.server.ranker_port import RanksTogether, ServedRanker
 
 
 @dataclass(frozen=True)
@@ -92,7 +93,7 @@ class ThreadEngines:
 
     def _run(self, lane: int, works: Sequence[Work]) -> None:
         started_s, thread_s = time.perf_counter(), time.thread_time()
-        outcomes = [ranked(work) for work in works]
+        outcomes = ranked_together(works) if len(works) > 1 else [ranked(works[0])]
         self._hub.passed(lane, works, Pass(outcomes, time.perf_counter() - started_s, time.thread_time() - thread_s))
 
     async def open(self) -> None:
@@ -123,3 +124,11 @@ def ranked(work: Work) -> Answer | Exception:
         )
     except Exception as error:  # noqa: BLE001 - whoever asked gets it
         return error
+
+
+def ranked_together(works: Sequence[Work]) -> list[Answer | Exception]:
+    """Requests that start together, ranked in this thread: at once by a ranker that can, which all of them ask for."""
+    ranker = works[0].ranker
+    if not isinstance(ranker, RanksTogether) or any(work.ranker is not ranker for work in works):
+        return [ranked(work) for work in works]
+    return ranker.rank_together([Ask(w.request, w.request_id, w.arrived_s, w.price, w.record) for w in works])

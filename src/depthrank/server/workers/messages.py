@@ -87,7 +87,7 @@ class CatchUp(msgspec.Struct, tag=True):
 
 
 class Rank(msgspec.Struct, tag=True):
-    """Requests to one version, ranked one after the other (docs/decisions/0031)."""
+    """Requests to one version that start together (docs/decisions/0032)."""
 
     call: int
     version: str

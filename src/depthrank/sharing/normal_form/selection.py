@@ -228,7 +228,7 @@ def index(reader: Reader, x: Layout, indices: list[Layout | None]) -> Layout:
     own = [(d, i) for d, i in named if not (d == batch and _is_row_numbers(i))]
     if len(named) == 2 and len(own) == 1 and [d for d, _ in named] == [0, 1]:
         rows_first = Layout(x.node, (x.groups[batch or 0], x.groups[own[0][0]], *x.groups[2:]))
-        return _index_own_row(reader, rows_first, 1, own[0][1])
+        return _index_own_row(reader, rows_first, [i for _, i in named], own[0][1])
     if not x.node.batched and x.batch_dim is None and [d for d, _ in named] == list(range(len(named))):
         return _table_rows(reader, *_flattened(reader, x, [i for _, i in named]), 0)
     if all(not i.node.batched for _, i in named) and all(not x.holds_batch(d) for d, _ in named):
@@ -305,17 +305,21 @@ def _flattened(reader: Reader, table: Layout, indices: list[Layout]) -> tuple[La
     return plain(merged), Layout(place, groups)
 
 
-def _index_own_row(reader: Reader, x: Layout, dim: int, index: Layout) -> Layout:
-    """x[arange(B), index], index [B] or [B, ...]: each row reads positions of its own."""
-    if not index.node.batched:
-        return _index_one(reader, x, dim, index)
+def _index_own_row(reader: Reader, x: Layout, indices: list[Layout], own: Layout) -> Layout:
+    """x[arange(B), own], or own of more dimensions than one: each row reads positions of its own."""
     flat = canonical(reader.graph, x)
-    own = canonical(reader.graph, index)
-    if flat.groups[0] != (BATCH,) or own.groups[0] != (BATCH,) or dim != 1:
+    if flat.groups[0] != (BATCH,):
         reader.refuse("an index pairs rows of the batch in a way that has no rule for sharing")
-    dims = [*own.node.dims, *flat.node.dims[1:]]
-    node = reader.node("take_rows", [flat.node, own.node], dims, x.node.dtype)
-    return Layout(node, ((BATCH,), *((k,) for k in range(len(dims)))))
+    nodes, groups, places = align(reader.graph, indices)
+    index = _wrap(reader, nodes[indices.index(own)], x.size(1))
+    dims = [*places, *flat.node.dims[1:]]
+    if index.batched:
+        node = reader.node("take_rows", [flat.node, index], dims, x.node.dtype)
+    else:
+        picked = reader.node("take", [flat.node, reader.axis(flat, 1), reshape(reader.graph, index, [index.numel])])
+        node = reshape(reader.graph, picked, dims)
+    rest = [(len(places) + k,) for k in range(len(flat.node.dims) - 1)]
+    return Layout(node, (*groups, *rest))
 
 
 def _index_block(reader: Reader, x: Layout, named: list[tuple[int, Layout]]) -> Layout:

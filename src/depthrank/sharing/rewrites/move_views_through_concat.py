@@ -118,7 +118,7 @@ def _reshape_concat(s: Sharer, cat: Concat, new: Dims, blocks: Sequence[Block]) 
         return None
     left, right = next(b for b in blocks if axis in b[0])
     if len(left) > 1 and left[0] != axis:
-        return None
+        return _flatten_concat(s, cat, new, left, right) if len(right) == 1 else None
     inner_old = product([old[k] for k in left if k != axis]) if len(left) > 1 else 1
     inner_new = product([new[k] for k in right[1:]])
     parts = []
@@ -134,4 +134,18 @@ def _reshape_concat(s: Sharer, cat: Concat, new: Dims, blocks: Sequence[Block]) 
         dims = list(new)
         dims[right[0]] = len(positions)
         parts.append(Part(reshape_value(s, p.value, tuple(dims)), positions))
+    return concat(right[0] - len(new), parts, new)
+
+
+def _flatten_concat(s: Sharer, cat: Concat, new: Dims, left: Sequence[int], right: Sequence[int]) -> Value:
+    """Axes merged into one where the concat's is not the first of them: its parts lie at strided positions."""
+    old, axis = cat.dims, cat.axis + len(cat.dims)
+    outer = product([old[k] for k in left if k < axis])
+    inner = product([old[k] for k in left if k > axis])
+    parts = []
+    for p in cat.parts:
+        places = [(o * old[axis] + q) * inner + k for o in range(outer) for q in p.positions for k in range(inner)]
+        dims = list(new)
+        dims[right[0]] = len(places)
+        parts.append(Part(reshape_value(s, p.value, tuple(dims)), tuple(places)))
     return concat(right[0] - len(new), parts, new)

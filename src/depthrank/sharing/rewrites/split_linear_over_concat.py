@@ -6,7 +6,7 @@ are multiplied together, so the candidates see one product that is narrower by t
 
 from __future__ import annotations
 
-from depthrank.sharing.algebra import Concat, Part, Sum, Term, Val, Value, concat
+from depthrank.sharing.algebra import Concat, Part, Sum, Term, Val, Value, concat, level
 from depthrank.sharing.ir import Node, Region
 from depthrank.sharing.rewrites.linear_terms import Read, linear_terms
 from depthrank.sharing.sharer import Call, Declined, Sharer
@@ -17,6 +17,7 @@ def split_linear_over_concat(s: Sharer, call: Call) -> Value | Declined | None:
     if call.op != "linear" or not isinstance(call.args[0], Concat):
         return None
     x, weight, bias = call.args
+    x = Concat(x.axis, tuple(level(x)), x.dims)
     if all(isinstance(p.value, Val) and p.value.region == Region.MIXED for p in x.parts):
         nodes = tuple(p.value.node for p in x.parts if isinstance(p.value, Val))
         return Declined("every part of the concat is candidate-side", nodes)

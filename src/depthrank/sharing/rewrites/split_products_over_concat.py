@@ -1,7 +1,8 @@
 """[A; B] · X = [A · X; B · X] over a free axis, and [A, B] · [X; Y] = A X + B Y over the summed axis.
 
 Idea: keys or values that are the request's history plus one candidate row give a shared product and a product of one
-row each.
+row each. Where only known positions of a product of two concats are read, as DLRM reads a triangle of its dot products,
+each block is a product of its own, the (user, user) block the request's, and blocks that nobody reads are not computed.
 """
 
 from __future__ import annotations
@@ -24,7 +25,8 @@ def split_products_over_concat(s: Sharer, call: Call) -> Value | Declined | None
     words = split_equation(eq)
     out = words[2]
     named = [(v, w, w[v.axis + len(w)]) for v, w in ((a, words[0]), (b, words[1])) if isinstance(v, Concat)]
-    if len(named) == 2 and named[0][2] != named[1][2] and min(_request_share(v) for v, _, _ in named) < MOSTLY:
+    over_two_axes = len(named) == 2 and named[0][2] != named[1][2] and not s.only_picked
+    if over_two_axes and min(_request_share(v) for v, _, _ in named) < MOSTLY:
         return Declined("both factors are concats over different axes", tuple(_nodes(a) + _nodes(b)))
     letter = named[0][2]
     if letter not in out and len(named) == 1 and _small_beside(named[0][0], b if named[0][0] is a else a):
@@ -32,6 +34,8 @@ def split_products_over_concat(s: Sharer, call: Call) -> Value | Declined | None
     zero = [v for v in (a, b) if isinstance(v, Val) and s.is_known(v, 0.0)]
     if zero:
         return Val(s.reshape(s.graph.literal(torch.zeros((), dtype=call.dtype)), [1] * len(call.dims)), call.dims)
+    if len(named) == 2 and s.only_picked:
+        a, b = (s.coalesce(v) if isinstance(v, Concat) else v for v in (a, b))
     with_letter = [(k, v, w) for k, (v, w) in enumerate(((a, words[0]), (b, words[1]))) if letter in w]
     values = [_at_end(s, v, w, letter) for _, v, w in with_letter]
     pieces = s.split_together(values, -1)
