@@ -1,13 +1,16 @@
 """A table of 10 billion int4 parameters served in a memory cgroup of 2 GB, page cache included.
 
-    python benchmarks/bench_big_table.py [--parameters 1e10] [--limit 2GB] [--folder DIR] [--seconds 40] [--json F]
+    python benchmarks/bench_big_table.py [--parameters 1e10] [--limit 2GB] [--folder DIR] [--seconds 15] [--json F]
 
 Writes a row file of width 64 (about 5.6 GB: one random block over and over, each with its checksum), drops it from the
 page cache, and measures in a child process inside a cgroup whose limit counts every page that the child maps. Traffic:
 2,000 candidates a lookup, ranks by Zipf (exponent 1.05) over all rows; row numbers are the ranks (as plans lay rows:
 frequent ids first) or scattered by a permutation (the worst case for pages). Each with the mapping alone and with
-``HotRows`` before it. Cold: the first lookups after the cache was dropped. Warm: the last third of the run, for hot
-rows after they were filled with the most frequent rows (a share of the slots), as serving does from the plan's order.
+hot rows before it, made and filled by what loading uses (``artifact.hot_tables.hot_rows``: half of the slots, by the
+order of the rows, which says nothing of scattered ones), looked up by a ``ServedTable``. Each twice, in the order
+A B B A, every run with other lookups: pages that are dropped here may be in the host's memory yet, which a later run
+finds. Cold: the first lookups after the cache was dropped (and hot rows were filled). Warm: the last third of the run.
+About 4 minutes, of which writing takes one or two.
 
 The cgroup is made below the one this process is in (v1 ``memory`` or v2) and removed afterwards; where that is not
 allowed, the run says so and measures without a limit. Needs the file's size of free disk; the file is deleted.
@@ -35,7 +38,7 @@ CANDIDATES = 2_000
 EXPONENT = 1.05
 PATTERN_ROWS = 1 << 20
 COLD_LOOKUPS = 50
-FILLED = 0.5
+HOW = ("mapping alone", "hot rows")
 
 
 def write_table(path: Path, num_rows: int) -> dict[str, Any]:
@@ -47,7 +50,8 @@ def write_table(path: Path, num_rows: int) -> dict[str, Any]:
     pattern = pack_rows(torch.randn(PATTERN_ROWS, WIDTH, generator=torch.Generator().manual_seed(0)), "int4")
 
     def parts() -> Iterator[torch.Tensor]:
-        for first in range(0, num_rows, PATTERN_ROWS):
+        yield pack_rows(torch.zeros(1, WIDTH), "int4")  # padding
+        for first in range(1, num_rows, PATTERN_ROWS):
             yield pattern[: num_rows - first]
 
     started = time.perf_counter()
@@ -101,23 +105,28 @@ def cgroup_numbers(cgroup: Path) -> dict[str, int]:
     return found | {name: int(stat[name]) for name in ("cache", "rss", "file", "anon") if name in stat}
 
 
-def serve(path: str, how: str, order: str, capacity: int, seconds: float, cgroup: str) -> None:
+def serve(path: str, how: str, order: str, hot_bytes: int, seconds: float, seed: int, cgroup: str) -> None:
     """In the child: join the cgroup, then look up until the time is over; one JSON line on stdout."""
     if cgroup:
         (Path(cgroup) / "cgroup.procs").write_text(str(os.getpid()))
     import numpy as np
     import torch
 
-    from depthrank.tables import HotRows, RowFile
+    from depthrank.artifact.hot_tables import hot_rows
+    from depthrank.tables import RowFile, ServedTable, TableSlot
 
     torch.set_num_threads(1)
     file = RowFile.open(path)
     num_rows = file.header.num_rows
-    hot = HotRows(file, capacity) if how == "hot rows" else None
-    if hot is None:
-        file.advise_random()
-    source = file.source() if hot is None else hot
-    rng = np.random.default_rng(1)
+    slots = [TableSlot("id", num_rows, 0, 1)]
+    table = ServedTable(slots, WIDTH, file.source())
+    file.advise_random()
+    first = time.perf_counter()
+    hot = hot_rows(file, table.row_map, hot_bytes) if how == "hot rows" else None
+    fill_s = time.perf_counter() - first
+    if hot is not None:
+        table = ServedTable(slots, WIDTH, hot)
+    rng = np.random.default_rng(seed)
     step = 2_654_435_761  # a prime larger than the table: a permutation of its rows
 
     def ranks() -> torch.Tensor:
@@ -126,23 +135,17 @@ def serve(path: str, how: str, order: str, capacity: int, seconds: float, cgroup
         rows = np.minimum(rank.astype(np.int64) - 1, num_rows - 1)
         return torch.from_numpy(rows if order == "frequency" else rows * step % num_rows)
 
-    times, hits, filled, fill_s, started = [], [], 0, 0.0, time.perf_counter()
+    times, hits, started = [], [], time.perf_counter()
     while time.perf_counter() - started < seconds or len(times) < 3 * COLD_LOOKUPS:
-        if hot is not None and len(times) == COLD_LOOKUPS and not filled:
-            first = time.perf_counter()
-            hottest = torch.arange(int(FILLED * capacity))
-            filled = hot.fill(hottest if order == "frequency" else hottest * step % num_rows)
-            fill_s = time.perf_counter() - first
-            started += fill_s
         rows = ranks()
         before = (hot.stats.hits, hot.stats.lookups) if hot is not None else (0, 0)
         if hot is None:
             first = time.perf_counter()
             file.prefetch(rows)
-            source.rows(rows)
+            table(rows.unsqueeze(1))
         else:
             first = time.perf_counter()
-            source.rows(rows)
+            table(rows.unsqueeze(1))
             hits.append((hot.stats.hits - before[0]) / (hot.stats.lookups - before[1]))
         times.append(1_000 * (time.perf_counter() - first))
     warm = times[-len(times) // 3 :]
@@ -155,7 +158,7 @@ def serve(path: str, how: str, order: str, capacity: int, seconds: float, cgroup
     for name, part in (("cold", times[:COLD_LOOKUPS]), ("warm", warm)):
         p50, p99 = np.percentile(part, [50, 99])
         told[name] = {"p50_ms": round(float(p50), 3), "p99_ms": round(float(p99), 3), "max_ms": round(max(part), 3)}
-    told |= {"filled_rows": filled, "fill_s": round(fill_s, 1)} if filled else {}
+    told |= {"fill_s": round(fill_s, 1)} if hot is not None else {}
     if hits:
         told["hit_rate"] = {
             "cold": float(np.mean(hits[:COLD_LOOKUPS])),
@@ -168,8 +171,8 @@ def serve(path: str, how: str, order: str, capacity: int, seconds: float, cgroup
 
 def main() -> None:
     if sys.argv[1:2] == ["--serve"]:
-        path, how, order, capacity, seconds, cgroup = sys.argv[2:]
-        serve(path, how, order, int(capacity), float(seconds), cgroup)
+        path, how, order, hot_bytes, seconds, seed, cgroup = sys.argv[2:]
+        serve(path, how, order, int(hot_bytes), float(seconds), int(seed), cgroup)
         return
     from depthrank.schema.byte_size import ByteSize
     from machine_facts import machine_facts
@@ -178,8 +181,8 @@ def main() -> None:
     parser.add_argument("--parameters", type=float, default=1e10)
     parser.add_argument("--limit", type=ByteSize.parse, default=ByteSize.parse("2GB"))
     parser.add_argument("--folder", type=Path, default=Path(tempfile.gettempdir()))
-    parser.add_argument("--hot", type=int, default=1 << 24, help="slots of HotRows")
-    parser.add_argument("--seconds", type=float, default=40.0, help="of each of the four runs")
+    parser.add_argument("--hot", type=ByteSize.parse, default=ByteSize.parse("800MB"), help="memory for hot rows")
+    parser.add_argument("--seconds", type=float, default=15.0, help="of each of the eight runs")
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
     num_rows = int(args.parameters / WIDTH)
@@ -193,11 +196,12 @@ def main() -> None:
         told |= {"width": WIDTH, "candidates": CANDIDATES, "exponent": EXPONENT} | write_table(path, num_rows)
         told["runs"] = []
         for order in ("frequency", "scattered"):
-            for how in ("mapping alone", "hot rows"):
+            for how in (*HOW, *HOW[::-1]):
                 drop_from_cache(path)
                 with memory_cgroup(int(args.limit)) as (cgroup, why):
                     told["limit"] = why
-                    options = [str(path), how, order, str(args.hot), str(args.seconds), str(cgroup or "")]
+                    options = [str(path), how, order, str(int(args.hot)), str(args.seconds)]
+                    options += [str(len(told["runs"])), str(cgroup or "")]
                     command = [sys.executable, __file__, "--serve", *options]
                     done = subprocess.run(command, capture_output=True, text=True, timeout=600)
                     if done.returncode:

@@ -1,6 +1,6 @@
 """Does a chunk of work ever start after its request's deadline, and how late is an answer?
 
-    python benchmarks/bench_deadlines.py [--artifact DIR] [--log URL] [--requests 10000] [--burners 2] [--json F]
+    python benchmarks/bench_deadlines.py [--artifact DIR] [--requests 10000] [--seconds 270] [--burners 2] [--json F]
 
 Requests with random deadlines (log-uniform from 2 to 80 ms), random candidates of the catalogue, users and modes go
 through ``Ranker.rank``, one after the other, in this process, while ``--burners`` other processes keep the cores busy.
@@ -55,8 +55,9 @@ def busy_machine(burners: int) -> Iterator[None]:
             process.join()
 
 
-def measure(ranker: Any, requests: int, seed: int) -> dict[str, Any]:
-    """Random requests against their deadlines; everything that is reported, in milliseconds."""
+def measure(ranker: Any, requests: int, seconds: float, seed: int) -> dict[str, Any]:
+    """Random requests against their deadlines, until they or the seconds end; everything that is reported, in
+    milliseconds."""
     from depthrank.schema import Request
 
     random = np.random.default_rng(seed)
@@ -65,7 +66,10 @@ def measure(ranker: Any, requests: int, seed: int) -> dict[str, Any]:
     traces: list[list[Any]] = []
     ranker._trace = traces.append
     lateness, beyond, longest, chunks, started_late, disordered, cut = [], [], [], 0, 0, 0, 0
+    until_s = time.perf_counter() + seconds
     for number in range(-WARM_UP, requests):
+        if lateness and time.perf_counter() > until_s:
+            break
         deadline_ms = float(np.exp(random.uniform(*np.log(DEADLINES_MS))))
         asked = random.choice(len(ids), int(random.integers(1, len(ids))), replace=False)
         candidates = [ids[i] for i in asked]
@@ -90,7 +94,7 @@ def measure(ranker: Any, requests: int, seed: int) -> dict[str, Any]:
         disordered += levels != sorted(levels, key=lambda key: (-key[0], -key[1]))
         cut += any(reason.startswith("deadline") for reason in answer.degraded.reasons)
     return {
-        "requests": requests,
+        "requests": len(lateness),
         "chunks": chunks,
         "chunks_started_after_deadline": started_late,
         "answers_out_of_order": disordered,
@@ -110,6 +114,7 @@ def main() -> None:
     parser.add_argument("--artifact", type=Path, default=Path("demo/artifact"))
     parser.add_argument("--log", help="its event log (default: the one it names); it is copied")
     parser.add_argument("--requests", type=int, default=10_000)
+    parser.add_argument("--seconds", type=float, default=270.0, help="at most; what was asked by then is reported")
     parser.add_argument("--burners", type=int, default=2)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", type=Path)
@@ -129,7 +134,7 @@ def main() -> None:
             ranker = Ranker.load(arguments.artifact, log)
             ranker.warm()
             with busy_machine(arguments.burners):
-                result = measure(ranker, arguments.requests, arguments.seed)
+                result = measure(ranker, arguments.requests, arguments.seconds, arguments.seed)
             result["cost_error"] = ranker.generation.costs.errors()
     result["burners"], result["adaptive_policy"] = arguments.burners, ranker.generation.policy is not None
     for name, value in result.items():

@@ -1,17 +1,20 @@
 """The largest preset on this machine: 2,000 candidates, a history of 1,024, in one process.
 
-    python benchmarks/bench_large_preset.py [--preset large] [--threads 2] [--widths 2000,256,64,24] [--json F]
+    python benchmarks/bench_large_preset.py [--preset large] [--threads 2] [--plan F] [--json F]
 
 A model with random weights (time does not depend on them) is served by ``Ranker`` from an artifact and an event log
 of ``synthetic_world``. Modes, interleaved request by request: the router alone, a plan, and full depth; each warm
 (the user's state is in the cache, and one new event came since) and cold (the cache is empty). ``--widths`` is a
-plan: candidates by level, router first. The default was set by hand: random weights have no gain that a ladder could
-keep. The floor is the operations of the very calls at the best fp32 rate measured here.
+plan: candidates by level, router first; its default was set by hand, since random weights have no gain that a ladder
+could keep. ``--plan`` is the JSON of ``quality/fitted_plan.py``: the cheapest rung that keeps 95 % in a ladder fitted
+on a narrow model with the same levels, trained on KuaiRand. The floor is the operations of the very calls at the best
+fp32 rate measured here.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import tempfile
 from collections.abc import Sequence
@@ -100,7 +103,8 @@ def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--preset", default="large")
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--widths", default="2000,256,64,24")
+    parser.add_argument("--widths", default="2000,256,64,24", help="a plan set by hand")
+    parser.add_argument("--plan", type=Path, help="JSON with a fitted plan, instead")
     parser.add_argument("--rounds", type=int, default=4)
     parser.add_argument("--json", type=Path)
     return parser.parse_args()
@@ -116,6 +120,9 @@ def main() -> None:
     show_facts(facts)
     set_torch_threads(arguments.threads)
     widths = tuple(int(w) for w in arguments.widths.split(","))
+    fitted = None if arguments.plan is None else json.loads(arguments.plan.read_text())
+    if fitted is not None:
+        widths = tuple(fitted["plan"])
     with tempfile.TemporaryDirectory() as folder:
         artifact, url = build(Path(folder), arguments.preset)
         ranker = Ranker.load(artifact, url)
@@ -143,6 +150,7 @@ def main() -> None:
             "gflop_per_candidate_unshared": unshared / 1e9,
             "levels_gflop": [{"request": s.request / 1e9, "candidate": s.candidate / 1e9} for s in sizes],
             "fp32_gemm_flops": rate,
+            "plan_fitted": fitted,
             "machine": facts | {"torch": torch_facts()},
         }
         write_json(arguments.json, result)

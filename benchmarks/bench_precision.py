@@ -15,8 +15,8 @@ heavy part). The table of consumers is of the eager form: layers timed alone, an
 whose floor is its products. Accuracy on held-out data: ``bench_held_out``; another instruction set: ``bench_isa``.
 
 OpenVINO is in no extra: give it an environment of its own that sees this one's packages (``python -m venv V``, a
-``.pth`` file there that names this one's site-packages and ``src``, ``V/bin/pip install openvino==2026.4.1 nncf==3.4.0``), and run
-this file with that Python.
+``.pth`` file there that names this one's site-packages and ``src``, ``V/bin/pip install openvino==2026.4.1
+nncf==3.4.0``), and run this file with that Python.
 """
 
 from __future__ import annotations
@@ -83,7 +83,8 @@ def large_preset(folder: Path, arguments: argparse.Namespace) -> dict[str, Any]:
         judge_seconds=arguments.seconds / 6,
         compile=arguments.compile,
     )
-    tuned = tune(folder / "artifact", folder / "ranking.yaml", url, settings, write=False, on_phase=print)
+    keep = arguments.world is not None  # for precision_rivals
+    tuned = tune(folder / "artifact", folder / "ranking.yaml", url, settings, write=keep, on_phase=print)
     figures = tuned.figures
     forms = timed_forms(folder, url, tuned.policy, seconds=arguments.seconds / 4)
     fp32, eager = forms["fp32 medium"], forms.get("tuned, no level compiled", forms["tuned"])

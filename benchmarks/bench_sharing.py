@@ -2,6 +2,8 @@
 
     python benchmarks/bench_sharing.py [--models DeepFM,DIN] [--quick] [--minutes M] [--json F] [--again]
 
+``--brief`` measures every model of torch-rechub at one thread and two in about a quarter of an hour: no vmap, short
+timing, one process for both numbers of threads, and compiled variants for three models at one thread only.
 With ``--json`` a run goes on where the last one stopped: what the file holds already is not measured again.
 
 One request with N candidates, fp32, the same matmul setting for all. Each (model, threads) has a process of its own,
@@ -46,14 +48,17 @@ from torch.utils._pytree import tree_leaves
 from counted_work import CountedBytes
 from depthrank.cli.threads import set_torch_threads
 from machine_facts import COPIED_FLOATS, machine_facts, show_facts, torch_facts
+from sharing_table import RIVALS, summary, table
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "sharing"))
 
 import zoo
 from zoo.oracle import by_vmap, counted_flops, largest_difference, pairwise
 
-RIVALS = ("eager", "folded", "graph", "compile", "vmap", "compile_vmap", "ort")
 OURS = ("ours_plain", "ours", "ours_compiled", "bound", "bound_compiled")
+BRIEF = ("eager", "folded", "graph", "ort", "ours", "bound")  # what builds in seconds
+COMPILED = ("eager", "folded", "compile", "ort", "ours", "ours_compiled", "bound", "bound_compiled")
+COMPILED_WHEN_BRIEF = ("DCN", "MMOE", "DIN")  # half a minute to a minute each
 Call = Callable[[], Any]
 
 
@@ -134,16 +139,20 @@ class Contestants:
     def build_ort(self) -> Callable[[zoo.Inputs], Call]:
         import onnxruntime
 
+        if "ort" in self.makers:  # other threads: the exported model is there
+            return self.ort_session(onnxruntime)
         columns = self.columns(self.model.draw(1, 4, 4))
         flat = OverNames(self.model, self.folded, len(self.model.request_names)).eval()
         program = torch.onnx.export(flat, columns, dynamo=True, verbose=False, dynamic_shapes=self.dynamic(columns))
+        self.onnx_model: bytes = program.model_proto.SerializeToString()
+        return self.ort_session(onnxruntime)
+
+    def ort_session(self, onnxruntime: Any) -> Callable[[zoo.Inputs], Call]:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = self.threads
         options.log_severity_level = 3
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        session = onnxruntime.InferenceSession(
-            program.model_proto.SerializeToString(), options, providers=["CPUExecutionProvider"]
-        )
+        session = onnxruntime.InferenceSession(self.onnx_model, options, providers=["CPUExecutionProvider"])
         names = [node.name for node in session.get_inputs()]
         kept = [int(name.rsplit("_", 1)[-1]) if name.startswith("columns_") else i for i, name in enumerate(names)]
 
@@ -305,16 +314,29 @@ def timed(calls: Mapping[str, Call], seconds: float, max_rounds: int = 200) -> d
 # --- One model, in a process of its own ------------------------------------------------------------------------------
 
 
-def measure_model(name: str, args: argparse.Namespace, save: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
-    """All variants of one model at every N; ``save`` is called as results grow, so that a time-out loses little."""
+def measure_model(name: str, args: argparse.Namespace, save: Callable[[list[dict[str, Any]]], None]) -> None:
+    """All variants of one model at every number of threads and N; ``save`` keeps what a time-out would lose."""
     model = zoo.make(name, zoo.SMALL if args.small else zoo.FULL)
-    wanted = tuple(v for v in (*RIVALS, *OURS) if not (args.no_compile and "compile" in v))
-    field = Contestants(model, args.threads, wanted)
-    result: dict[str, Any] = {
-        "model": name, "threads": args.threads, "torch": short_facts(), "encoder": model.user_side_is_encoder,
-        "load": [round(x, 2) for x in os.getloadavg()],
-        "failures": field.failures, "build_seconds": field.build_seconds, "first_call_seconds": {}, "sizes": {},
-    }  # fmt: skip
+    variants = BRIEF if args.brief == "plain" else COMPILED if args.brief == "compiled" else (*RIVALS, *OURS)
+    wanted = tuple(v for v in variants if not (args.no_compile and "compile" in v))
+    field = Contestants(model, args.threads[0], wanted)
+    results: list[dict[str, Any]] = []
+    for threads in args.threads:
+        torch.set_num_threads(threads)
+        if threads != field.threads:
+            field.threads = threads
+            field.attempt("ort", field.build_ort)
+        results.append({
+            "model": name, "threads": threads, "torch": short_facts(), "encoder": model.user_side_is_encoder,
+            "load": [round(x, 2) for x in os.getloadavg()], "brief": args.brief,
+            "failures": field.failures, "build_seconds": field.build_seconds, "first_call_seconds": {}, "sizes": {},
+        })  # fmt: skip
+        measure_sizes(model, field, args, results[-1], lambda: save(results))
+
+
+def measure_sizes(
+    model: zoo.ZooModel, field: Contestants, args: argparse.Namespace, result: dict[str, Any], save: Callable[[], None]
+) -> None:
     rate_of_copy = copy_rate()
     for num_candidates in args.candidates:
         inputs = field.inputs(num_candidates)
@@ -325,8 +347,7 @@ def measure_model(name: str, args: argparse.Namespace, save: Callable[[dict[str,
         if num_candidates == max(args.candidates):
             row["peak_mb"] = {v: peak_bytes(calls[v]) / 2**20 for v in ("eager", "ours", "bound") if v in calls}
         result["sizes"][str(num_candidates)] = row
-        save(result)
-    return result
+        save()
 
 
 def short_facts() -> dict[str, Any]:
@@ -376,24 +397,27 @@ def floors(
 
 
 def worker(args: argparse.Namespace) -> None:
-    set_torch_threads(args.threads)  # and matmul precision medium, and freed memory kept: for every variant alike
+    set_torch_threads(args.threads[0])  # and matmul precision medium, and freed memory kept: for every variant alike
     warnings.simplefilter("ignore")
     target = Path(args.worker)
     with torch.inference_mode(False), torch.no_grad():
-        measure_model(args.models, args, lambda result: target.write_text(json.dumps(result)))
+        measure_model(args.models, args, lambda results: target.write_text(json.dumps(results)))
 
 
 # --- All models ------------------------------------------------------------------------------------------------------
 
 
-def run_worker(name: str, threads: int, args: argparse.Namespace, limit_s: float) -> dict[str, Any]:
-    """One (model, threads) in a process of its own; a crash or a time-out keeps what was measured before it."""
+def run_worker(
+    name: str, threads: list[int], args: argparse.Namespace, brief: str, limit_s: float
+) -> list[dict[str, Any]]:
+    """One model in a process of its own; a crash or a time-out keeps what was measured before it."""
     with tempfile.TemporaryDirectory() as folder:
         target = Path(folder) / "result.json"
-        command = [sys.executable, __file__, "--worker", str(target), "--models", name, "--threads", str(threads),
-                   "--seconds", str(args.seconds), "--candidates", ",".join(map(str, args.candidates))]  # fmt: skip
+        command = [sys.executable, __file__, "--worker", str(target), "--models", name, "--threads",
+                   ",".join(map(str, threads)), "--seconds", str(args.seconds), "--candidates",
+                   ",".join(map(str, args.candidates)), "--worker-brief", brief]  # fmt: skip
         command += ["--small"] * args.small + ["--no-compile"] * args.no_compile
-        env = os.environ | {"OMP_NUM_THREADS": str(threads), "OMP_WAIT_POLICY": "PASSIVE"}
+        env = os.environ | {"OMP_NUM_THREADS": str(max(threads)), "OMP_WAIT_POLICY": "PASSIVE"}
         with open(Path(folder) / "stderr", "w+") as log:
             process = subprocess.Popen(command, env=env, stdout=log, stderr=log, start_new_session=True)
             try:
@@ -404,76 +428,12 @@ def run_worker(name: str, threads: int, args: argparse.Namespace, limit_s: float
                 code = f"timed out after {limit_s:.0f} s"
             log.seek(0)
             tail = log.read().strip().splitlines()[-1:]
-        result = json.loads(target.read_text()) if target.exists() else {"model": name, "threads": threads, "sizes": {}}
+        results: list[dict[str, Any]] = json.loads(target.read_text()) if target.exists() else []
     if code != 0:
-        result["stopped"] = code if isinstance(code, str) else f"exit {code}: {' '.join(tail)[:300]}"
-    return result
-
-
-def table(result: dict[str, Any]) -> str:
-    """Medians of one (model, threads), one line per N, and why variants are missing."""
-    lines = []
-    for size, row in result["sizes"].items():
-        cells = " ".join(f"{name} {ms:.2f}" for name, ms in row["median_ms"].items())
-        verdict = " ".join(f"{k} {v:.2f}" for k, v in ratios(row).items())
-        lines.append(f"{result['model']:26} {result['threads']} thr N={size:5} ms: {cells}\n{'':34}{verdict}")
-        if "peak_mb" in row:
-            lines.append(f"{'':34}peak MB: " + " ".join(f"{k} {v:.0f}" for k, v in row["peak_mb"].items()))
-    built = {**result.get("build_seconds", {})}
-    first = result.get("first_call_seconds", {})
-    seconds = " ".join(f"{k} {built[k] + first.get(k, 0.0):.1f}" for k in built)
-    lines.append(f"{'':34}seconds to build and call once: {seconds}")
-    lines += [f"{'':34}{name} failed: {why}" for name, why in result.get("failures", {}).items()]
-    if "stopped" in result:
-        lines.append(f"{result['model']:26} stopped: {result['stopped']}")
-    return "\n".join(lines)
-
-
-def ratios(row: Mapping[str, Any]) -> dict[str, float]:
-    """Speed-ups, distance from the floor, and the cap, of one line."""
-    ms = row["median_ms"]
-    rivals = [ms[name] for name in RIVALS if name in ms]
-    out: dict[str, float] = {}
-    for ours in ("ours", "bound"):
-        best = min((ms[name] for name in (ours, f"{ours}_compiled") if name in ms), default=None)
-        if best is None or not rivals:
-            continue
-        out[f"{ours}_vs_eager"] = ms["eager"] / best if "eager" in ms else math.nan
-        out[f"{ours}_vs_best_rival"] = min(rivals) / best
-        out[f"{ours}_cap"] = row.get(f"cap_{ours}", math.nan)
-        out[f"{ours}_floor_ms"] = row.get(f"floor_ms_{ours}", math.nan)
-        out[f"{ours}_over_floor"] = best / row[f"floor_ms_{ours}"] if row.get(f"floor_ms_{ours}") else math.nan
-    if "eager" in ms and "folded" in ms:
-        out["not_sharing_fold"] = ms["eager"] / ms["folded"]
-    if "ours" in ms and "ours_plain" in ms:
-        out["not_sharing_fold_in_ours"] = ms["ours_plain"] / ms["ours"]
-    if "folded" in ms and "graph" in ms:
-        out["not_sharing_graph"] = ms["folded"] / ms["graph"]
-    if "graph" in ms and "ours" in ms:
-        out["sharing_alone"] = ms["graph"] / ms["ours"]
-    if "compile" in ms and "ours_compiled" in ms:
-        out["sharing_alone_compiled"] = ms["compile"] / ms["ours_compiled"]
-    return out
-
-
-def geometric_mean(values: list[float]) -> float:
-    good = [value for value in values if value > 0 and math.isfinite(value)]
-    return math.exp(sum(map(math.log, good)) / len(good)) if good else math.nan
-
-
-def summary(results: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Geometric means over models for every (threads, N), with the caps beside them."""
-    rows: dict[tuple[int, str], list[dict[str, float]]] = {}
-    for result in results:
-        for size, row in result["sizes"].items():
-            rows.setdefault((result["threads"], size), []).append(ratios(row))
-    keys = ("ours_vs_eager", "ours_vs_best_rival", "ours_cap", "bound_vs_eager", "bound_vs_best_rival", "bound_cap",
-            "not_sharing_fold", "not_sharing_graph", "sharing_alone", "sharing_alone_compiled")  # fmt: skip
-    return [
-        {"threads": threads, "candidates": int(size), "models": len(found)}
-        | {key: geometric_mean([r[key] for r in found if key in r]) for key in keys}
-        for (threads, size), found in sorted(rows.items(), key=lambda item: (item[0][0], int(item[0][1])))
-    ]
+        done = [r["threads"] for r in results]
+        results += [{"model": name, "threads": t, "sizes": {}} for t in threads if t not in done]
+        results[-1]["stopped"] = code if isinstance(code, str) else f"exit {code}: {' '.join(tail)[:300]}"
+    return results
 
 
 def measured_before(args: argparse.Namespace) -> list[dict[str, Any]]:
@@ -501,42 +461,60 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--minutes", type=float, default=240.0, help="stop starting models after this long")
     parser.add_argument("--model-minutes", type=float, default=12.0, help="limit for one (model, threads)")
     parser.add_argument("--quick", action="store_true", help="N=100 and 1000, one thread, short timing")
+    parser.add_argument("--brief", action="store_true", help="all of it in about a quarter of an hour, see above")
     parser.add_argument("--small", action="store_true", help="the small sizes of the tests")
     parser.add_argument("--no-compile", action="store_true", help="leave compiled variants out")
     parser.add_argument("--json", type=Path)
     parser.add_argument("--again", action="store_true", help="measure these models again")
     parser.add_argument("--worker", help=argparse.SUPPRESS)
+    parser.add_argument("--worker-brief", default="", help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.quick:
         args.candidates, args.threads, args.seconds = [100, 1000], "1", 2.0
+    if args.brief:
+        args.seconds, args.model_minutes = min(args.seconds, 1.5), min(args.model_minutes, 4.0)
     if args.models == "all":
         args.models = ",".join(zoo.NAMES)
     return args
 
 
+def plan(args: argparse.Namespace) -> list[tuple[str, list[int], str]]:
+    """What to run, each in a process of its own: (model, threads, which variants)."""
+    names, threads = args.models.split(","), integers(args.threads)
+    if not args.brief:
+        return [(name, [t], "") for t in threads for name in names]
+    jobs = [(name, threads, "plain") for name in names if args.no_compile or name not in COMPILED_WHEN_BRIEF]
+    if not args.no_compile:
+        jobs += [(name, [t], "compiled" if t == 1 else "plain") for name in names if name in COMPILED_WHEN_BRIEF
+                 for t in threads]  # fmt: skip
+    return jobs
+
+
 def main() -> None:
     args = parse()
     if args.worker:
-        args.threads = int(args.threads)
+        args.threads, args.brief = integers(args.threads), args.worker_brief
         worker(args)
         return
     about = machine_facts("depthrank", "numpy", "torch-rechub", "onnxruntime")
     show_facts(about)
     print(f"{zoo.SMALL if args.small else zoo.FULL}, one request, fp32", flush=True)
     deadline, results = time.monotonic() + 60 * args.minutes, measured_before(args)
-    for threads in integers(args.threads):
-        for name in args.models.split(","):
-            if any((r["model"], r["threads"]) == (name, threads) for r in results):
-                continue
-            left = deadline - time.monotonic()
-            if left < 10:
-                print(f"{name}: not run, the {args.minutes:g} minutes are over")
-                continue
-            results.append(run_worker(name, threads, args, min(left, 60 * args.model_minutes)))
-            print(table(results[-1]), flush=True)
-            if args.json:
-                record = {"machine": about, "results": results, "summary": summary(results)}
-                args.json.write_text(json.dumps(record, indent=1))
+    for name, threads, brief in plan(args):
+        todo = [t for t in threads if not any((r["model"], r["threads"]) == (name, t) for r in results)]
+        if not todo:
+            continue
+        left = deadline - time.monotonic()
+        if left < 10:
+            print(f"{name}: not run, the {args.minutes:g} minutes are over")
+            continue
+        found = run_worker(name, todo, args, brief, min(left, 60 * args.model_minutes))
+        results += found
+        for result in found:
+            print(table(result), flush=True)
+        if args.json:
+            record = {"machine": about, "results": results, "summary": summary(results)}
+            args.json.write_text(json.dumps(record, indent=1))
     print("\ngeometric means")
     for row in summary(results):
         print("  " + " ".join(f"{k} {v:.2f}" if isinstance(v, float) else f"{k} {v}" for k, v in row.items()))

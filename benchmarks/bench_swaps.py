@@ -12,9 +12,11 @@ time. Then 200 versions, one after the other, without a load, for memory. About 
 from __future__ import annotations
 
 import argparse
+import itertools
 import tempfile
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -57,13 +59,14 @@ def measured(server: Server, wanted: argparse.Namespace) -> dict[str, Any]:
     capacity = closed_loop_rps(server, bodies)
     rate = LOAD_SHARE * capacity
     band = [loaded(server, bodies, rate, BAND_S, seed) for seed in (1, 2)]
-    swaps = Swaps(server, SWAPS_UNDER_LOAD, wanted.every_s)
+    paths = itertools.cycle(("v2", "v1"))
+    swaps = Swaps(server, paths, SWAPS_UNDER_LOAD, wanted.every_s)
     thread = threading.Thread(target=swaps.run)
     thread.start()
     during = loaded(server, bodies, rate, SWAPS_UNDER_LOAD * wanted.every_s, 3)
     swaps.stop.set()
     thread.join()
-    alone = Swaps(server, wanted.swaps)
+    alone = Swaps(server, paths, wanted.swaps)
     alone.run()
     p99 = [run["p99_ms"] for run in band]
     return {
@@ -113,12 +116,12 @@ def loaded(server: Server, bodies: list[dict[str, Any]], rate: float, seconds: f
 
 
 class Swaps:
-    """Loads the version that is not served, labels it stable, and notes how long it took and the memory after it.
+    """Loads the next version of ``paths``, which is not served, labels it stable, and notes how long it took and the memory after it.
     ``every_s``: from the start of one swap to the next."""
 
-    def __init__(self, server: Server, most: int, every_s: float = 0.0) -> None:
+    def __init__(self, server: Server, paths: Iterator[str], most: int, every_s: float = 0.0) -> None:
         self.stop = threading.Event()
-        self._server, self._most, self._every_s = server, most, every_s
+        self._server, self._paths, self._most, self._every_s = server, paths, most, every_s
         self._seconds: list[float] = []
         self._memory_mb = [resident_mb(server.pid)]
         self._failed: list[str] = []
@@ -126,11 +129,11 @@ class Swaps:
     def run(self) -> None:
         """Until there were enough, or it is told to stop."""
         with httpx.Client(base_url=self._server.client.base_url, timeout=120) as client:
-            for number in range(self._most):
+            for _ in range(self._most):
                 if self.stop.wait(max(0.0, self._every_s - self._seconds[-1]) if self._seconds else 0.0):
                     return
                 started = time.monotonic()
-                body = {"action": "load", "path": "v2" if number % 2 == 0 else "v1", "label": "stable"}
+                body = {"action": "load", "path": next(self._paths), "label": "stable"}
                 answer = client.post("/v1/models", json=body)
                 self._seconds.append(time.monotonic() - started)
                 self._memory_mb.append(resident_mb(self._server.pid))

@@ -4,12 +4,13 @@
 
 The shared graph is everything after level 0 at plan (2000, 256, 64, 24) with a warm user state: levels 1, 2 and 3, the
 survivors' indexes given, all shapes fixed. What rivals get is the same graph with the same inputs: ``torch.compile`` in
-bf16 with frozen weights, ONNX Runtime int8 (dynamic and static) and OpenVINO int8 (NNCF). Ours is the eager model under
-the policy in FOLDER/artifact (made there where there is none), without compiled levels.
+bf16 with frozen weights, ONNX Runtime int8 (dynamic and static) and OpenVINO int8 (NNCF). Ours is the model under the
+policy in FOLDER/artifact (made there where there is none), eager, and with its levels compiled as serving compiles them
+(any number of candidates and any history); where a layer has one scale a row, which has no compiled form, that is told.
 
 Pair by pair is the model as its author wrote it: history, request and candidate of each row go through the user
 encoder and all levels. Only the last level's 24 candidates are counted, ``PAIRS`` at a time, and nothing of the wider
-levels; ours is the whole request, cold, all 2,000 candidates. So the ratio is a lower bound.
+levels: compare ``request_ms`` with the cold request of ``bench_precision``, which ranks all 2,000. A lower bound.
 
 Forms run in turn. A rival that is not installed or cannot run the graph is named with its reason. OpenVINO: see
 ``bench_precision``.
@@ -38,7 +39,7 @@ Form = Callable[[Sequence[Tensor]], Any]
 
 
 class SharedLevels(nn.Module):
-    """Levels 1.. of one request, survivors picked between them: logits of the last."""
+    """Levels 1.. of one request, survivors picked between them: logits and states of the last."""
 
     def __init__(self, experts: nn.ModuleList) -> None:
         super().__init__()
@@ -65,7 +66,7 @@ class SharedLevels(nn.Module):
                 tokens_NTD, x_ND, logits_NK = tokens_NTD[pick], x_ND[pick], logits_NK[pick]
             pairs = [keys_and_values[2 * layer + which] for layer in graph.layers for which in (0, 1)]
             logits_NK, x_ND = graph(tokens_NTD, x_ND, logits_NK, request_1UD, age_1P, visible_1P, length_1, *pairs)
-        return logits_NK
+        return torch.cat((logits_NK, x_ND), dim=1)  # heads of a model that was not trained say nothing
 
 
 class OneEach:
@@ -90,9 +91,7 @@ class PairByPair(nn.Module):
 
     def forward(
         self,
-        history_BLD: Tensor,
-        actions_BL: Tensor,
-        gaps_BL: Tensor,
+        history_BPD: Tensor,
         tokens_BTD: Tensor,
         x_BD: Tensor,
         logits_BK: Tensor,
@@ -101,15 +100,16 @@ class PairByPair(nn.Module):
         visible_BP: Tensor,
         length_B: Tensor,
     ) -> Tensor:
-        """Logits of the last level."""
+        """Logits and states of the last level; ``history_BPD``: tokens of the history."""
         from depthrank.model.expert import CandidateState, RequestView
+        from depthrank.model.user_encoder import UserState
 
-        state = self.encoder.deepen_(self.encoder.start(history_BLD, actions_BL, gaps_BL), self.layers)
+        state = self.encoder.deepen_(UserState(history_BPD, [], []), self.layers)
         view: Any = RequestView(state, None, age_BP, visible_BP, length_B, request_BUD)
         candidates, rows = CandidateState(tokens_BTD, x_BD), torch.arange(PAIRS)
         for expert in self.experts:
             logits_BK, candidates = expert(candidates, view, OneEach(PAIRS), rows, logits_BK)
-        return logits_BK
+        return torch.cat((logits_BK, candidates.x_ND), dim=1)
 
 
 class Given:
@@ -142,15 +142,11 @@ def _repeated(ranker: Any, shared: Sequence[Tensor]) -> list[Tensor]:
     """The first candidates of a request as rows of their own."""
     config = ranker.artifact.model.config
     tokens_NTD, x_ND, logits_NK, request_1UD, age_1P, visible_1P, length_1 = shared[:7]
-    length, g = age_1P.shape[1] - 1, torch.Generator().manual_seed(0)
-    history_1LD = torch.randn(1, length, config.width, generator=g)
-    ones = torch.ones(1, length, dtype=torch.int64)
-    of_request = [history_1LD, ones, ones, request_1UD, age_1P, visible_1P, length_1]
-    history, actions, gaps, request, age, visible, many = (
-        part.expand(PAIRS, *part.shape[1:]).contiguous() for part in of_request
-    )
+    history_1PD = torch.randn(1, age_1P.shape[1], config.width, generator=torch.Generator().manual_seed(0))
+    of_request = [history_1PD, request_1UD, age_1P, visible_1P, length_1]
+    history, request, age, visible, many = (part.expand(PAIRS, *part.shape[1:]).contiguous() for part in of_request)
     rows = slice(0, PAIRS)
-    return [history, actions, gaps, tokens_NTD[rows], x_ND[rows], logits_NK[rows], request, age, visible, many]
+    return [history, tokens_NTD[rows], x_ND[rows], logits_NK[rows], request, age, visible, many]
 
 
 def measure(folder: Path, choices: Mapping[str, Any], seconds: float, skip: Sequence[str] = ()) -> dict[str, Any]:
@@ -181,6 +177,7 @@ def measure(folder: Path, choices: Mapping[str, Any], seconds: float, skip: Sequ
         {
             "eager fp32": lambda: lambda x: shared(*x),
             "ours": lambda: lambda x: served(*x),
+            "ours compiled": lambda: _ours_compiled(plain, choices),
             "torch.compile bf16": lambda: _compiled(shared, example),
             "onnxruntime int8 dynamic": lambda: _onnx(shared, calibration, static=False),
             "onnxruntime int8 static": lambda: _onnx(shared, calibration, static=True),
@@ -207,12 +204,28 @@ def measure(folder: Path, choices: Mapping[str, Any], seconds: float, skip: Sequ
     return {
         "plan": list(PLAN),
         "shared_graph": found,
-        "rival_over_ours": {name: row["ms"] / found["ours"]["ms"] for name, row in found.items()},
+        "rival_over_ours": {
+            own: {name: row["ms"] / found[own]["ms"] for name, row in found.items() if "ours" not in name}
+            for own in found
+            if "ours" in own
+        },
         "pair_by_pair": by_pair,
         "pairs_at_a_time": PAIRS,
         "absent": absent,
         "absent_pair_by_pair": absent_pairs,
     }
+
+
+def _ours_compiled(plain: Any, choices: Mapping[str, Any]) -> Form:
+    """All levels compiled, from the cache or now (20 to 60 s a level)."""
+    from depthrank.engine.compiled_levels import with_compiled_level
+    from depthrank.precision import examine_hardware, in_formats
+
+    model, fingerprint = in_formats(plain, choices), examine_hardware().fingerprint
+    for level in range(1, plain.config.num_levels):
+        model = with_compiled_level(plain, model, level, choices, fingerprint)
+    shared = SharedLevels(model.experts).eval()
+    return lambda x: shared(*x)
 
 
 def _made(makers: Mapping[str, Callable[[], Form]], skip: Sequence[str]) -> tuple[dict[str, Form], dict[str, str]]:
@@ -351,7 +364,7 @@ def policy_choices(folder: Path) -> Mapping[str, Any]:
 
     policy = read_policy(folder / "artifact", examine_hardware().fingerprint)
     if policy is None:
-        settings = Settings(requests=16, candidates=PLAN[0], plans=(PLAN,), judge_seconds=10.0)
+        settings = Settings(requests=16, candidates=PLAN[0], plans=(PLAN,), judge_seconds=10.0, compile=True)
         url = f"lmdb:{folder / 'events'}"
         policy = tune(folder / "artifact", folder / "ranking.yaml", url, settings, on_phase=print).policy
     return policy.choices

@@ -127,7 +127,7 @@ class Bench:
             for factor in FACTORS:
                 goal = factor * float(np.percentile(rival, 99))
                 over = float(np.percentile(ours[factor], 99)) - goal if number else 0.0
-                at[factor] = float(np.clip(min(at[factor], goal) - over, goal / 20, goal))
+                at[factor] = float(np.clip(min(at[factor], goal) - over, goal / 2, goal))
         return at
 
 

@@ -16,6 +16,7 @@ from depthrank.artifact.delta_apply import with_parts, with_tables
 from depthrank.engine import Ranker
 from depthrank.engine.generation import Generation
 from depthrank.engine.overlay_ages import StateAges, share_of
+from depthrank.engine.replay_ranking import rank_again
 from depthrank.errors import ArtifactError
 from depthrank.tables import PackedRows, served_tables
 
@@ -83,6 +84,17 @@ def test_a_server_that_starts_with_deltas_answers_as_one_that_was_given_them(wor
     assert loaded.model_id == given.model_id
     wanted = ask(time_ms=given.clock_ms[0])
     assert shown(loaded.rank(wanted)) == shown(given.rank(wanted))
+
+
+def test_a_decision_made_under_a_delta_is_made_again_from_the_artifact_and_its_deltas(world, make_ranker, steps):
+    ranker = make_ranker()
+    for delta in steps["deltas"]:
+        ranker.apply_delta(delta)
+    record = ranker.rank(ask(time_ms=ranker.clock_ms[0]), record=True).record
+    again = rank_again(record, world.artifact, ranker.log, steps["deltas"][0].parent)
+    assert again.agrees and record["model"].endswith("+2")
+    with pytest.raises(ArtifactError, match="the folder of its deltas"):
+        rank_again(record, world.artifact, ranker.log)
 
 
 def test_a_delta_that_is_refused_changes_nothing(make_ranker, steps):

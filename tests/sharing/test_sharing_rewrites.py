@@ -60,6 +60,12 @@ def causal(m: nn.Module, h: Tensor, u: Tensor, c: Tensor) -> Tensor:
     return torch.einsum("bqk,bkd->bqd", weights, x).flatten(1)
 
 
+def nearest(h: Tensor, c: Tensor) -> Tensor:
+    """The two rows of the history that are most like the candidate."""
+    top = (h @ c.unsqueeze(-1)).squeeze(-1).topk(2, 1).indices
+    return h.gather(1, top.unsqueeze(-1).expand(-1, -1, h.shape[-1]))
+
+
 @dataclass(frozen=True)
 class Law:
     """Where a rewrite applies, and a model that looks alike where it does not (None: it takes whatever reaches it)."""
@@ -99,6 +105,10 @@ LAWS: dict[str, Law] = {
     ),
     "normalise_over_concat": Law(
         lambda m, h, u, c: m.wide(m.norm(both(u, c))), lambda m, h, u, c: m.wide(m.norm(both(u * c, c)))
+    ),
+    "work_before_picking": Law(
+        lambda m, h, u, c: m.narrow(nearest(h, c)).flatten(1),
+        lambda m, h, u, c: m.narrow(nearest(h, c).relu()).flatten(1),
     ),
     "work_along_other_axes": Law(
         lambda m, h, u, c: torch.stack([u, c], 1).softmax(-1), lambda m, h, u, c: torch.stack([u, c], 1).softmax(1)

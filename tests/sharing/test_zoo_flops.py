@@ -15,7 +15,6 @@ NUM_CANDIDATES = 40
 WITH_FORM = [name for name in zoo.NAMES if zoo.make(name, zoo.SMALL).work is not None]
 OPEN = {
     "DCNv2Full": "bound, the second cross layer runs its linear over sums term by term",
-    "DLRM": "the (user, user) block of the dot products runs per candidate",
 }
 REPORT_OPEN = {"ContextualHistoryGate": "bound, the report counts more than the kernels run"}
 OPEN_WHEN_FULL = OPEN | {"PNN": "more multiply-and-sums run as products than there are (user, item) pairs"}

@@ -7,7 +7,7 @@ from dataclasses import replace
 from depthrank.artifact.delta_apply import with_tables
 from depthrank.artifact.store import Artifact
 from depthrank.artifact.weights import table_path
-from depthrank.tables import HotRows, OverlaidRows, RowFile, served_tables
+from depthrank.tables import HotRows, OverlaidRows, RowFile, RowMap, RowSource, served_tables
 from depthrank.tables.hot_rows import BYTES_BESIDE
 
 READ_BY_REQUESTS = ("request_features", "candidate_features")
@@ -27,16 +27,23 @@ def with_hot_rows(artifact: Artifact, num_bytes: int) -> Artifact:
     paths = {n: table_path(folder, n.removesuffix("_features")) for n in tables if n in READ_BY_REQUESTS}
     files = {name: RowFile.open(path) for name, path in paths.items() if path.is_file()}
     total = sum(file.header.file_bytes for file in files.values())
-    hot = {}
-    for name, file in files.items():
-        slots = num_bytes * file.header.file_bytes // total // (file.header.row_bytes + BYTES_BESIDE)
-        if 1 < slots < file.header.num_rows:
-            hot[name] = HotRows(file, 1 << (slots.bit_length() - 1))  # rounded down to what the slots are in number
-            hot[name].fill(tables[name].row_map.hottest_rows(int(FILLED_SHARE * slots)))
+    made = {n: hot_rows(f, tables[n].row_map, num_bytes * f.header.file_bytes // total) for n, f in files.items()}
+    hot: dict[str, RowSource] = {name: source for name, source in made.items() if source is not None}
     if not hot:
         return artifact
     trained = None if artifact.trained is None else with_tables(artifact.trained, hot)
     return replace(artifact, model=with_tables(artifact.model, hot), trained=trained)
+
+
+def hot_rows(file: RowFile, row_map: RowMap, num_bytes: int) -> HotRows | None:
+    """As many slots before a row file as ``num_bytes`` hold, filled as ``FILLED_SHARE`` says; None where that would be
+    the whole file, or nothing."""
+    slots = num_bytes // (file.header.row_bytes + BYTES_BESIDE)
+    if not 1 < slots < file.header.num_rows:
+        return None
+    source = HotRows(file, 1 << (slots.bit_length() - 1))  # of the powers of two, the one that fits
+    source.fill(row_map.hottest_rows(int(FILLED_SHARE * slots)))
+    return source
 
 
 def hot_row_measures(artifact: Artifact) -> dict[str, float]:

@@ -18,6 +18,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from depthrank.engine.call_size import filled
 from depthrank.engine.candidate_items import CandidateItems
 from depthrank.engine.costs import CostMeter, StageCost
 from depthrank.engine.depth import Depth
@@ -120,7 +121,7 @@ class PlanRun:
         while done < n and self.pace.may_start():
             rows = np.arange(done, min(done + chunk, n))
             with self.pace.chunk("level0", rows.size):
-                logits.append(self.model.route(self.seen, *self.items.for_router(rows)))
+                logits.append(self.model.route(self.seen, *self.items.for_router(filled(rows)))[: rows.size])
                 bad += self._publish(0, scores, rows, logits[-1])
             done += rows.size
         if bad:
@@ -140,12 +141,12 @@ class PlanRun:
         warm = self._deepen(level)
         logits: list[Tensor] = []
         states: list[CandidateState] = []
-        done, bad = 0, 0
+        done, bad, deepest = 0, 0, self.model.config.num_levels - 1
         while done < survivors.size and self.pace.may_start():
             rows = survivors[done : done + self._chunk(level)]
-            here = slice(done, done + rows.size)
+            here = torch.from_numpy(filled(np.arange(done, done + rows.size)))
             with self.pace.chunk(f"level{level}", rows.size) as own:
-                begun = self.items.start(rows) if state is None else state.select(torch.arange(done, here.stop))
+                begun = self.items.start(filled(rows)) if state is None else state.select(here)
                 asked_s = self.pace.thread_s()
                 refined = yield Piece(
                     self.model, level, self.seen, begun, logits_NK[here], self.history_length, self.pace
@@ -155,19 +156,19 @@ class PlanRun:
                     break
                 if refined.own_ms is not None:
                     own.others_ms = (self.pace.thread_s() - asked_s) * 1e3 - refined.own_ms
-                bad += self._publish(level, scores, rows, refined.logits_NK)
+                bad += self._publish(level, scores, rows, refined.logits_NK[: rows.size])
             if refined.batch is not None:
                 self.batches.append(refined.batch)
-            logits.append(refined.logits_NK)
-            states.append(refined.after)
-            done = here.stop
+            logits.append(refined.logits_NK[: rows.size])
+            if level < deepest:
+                states.append(refined.after.select(torch.arange(rows.size)))
+            done += rows.size
         if bad:
             scores.reasons.append(f"level {level} gave no number for {bad} candidates: they keep the level before")
         self._account(level, done, warm=warm)
         if not logits:
             return 0, logits_NK[:0], None
-        deepest = level == self.model.config.num_levels - 1
-        return done, torch.cat(logits), None if deepest else CandidateState.joined(states)
+        return done, torch.cat(logits), CandidateState.joined(states) if states else None
 
     def _deepen(self, level: int) -> bool:
         """The user's layers that the level reads, one a chunk; returns whether they were all there."""

@@ -21,10 +21,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
 
+from depthrank.engine.call_size import filled
 from depthrank.engine.piece import Piece, Refined
 from depthrank.model import CandidateLayout, CandidateState, ElasticRanker, RequestState
 from depthrank.model.expert import RequestView
@@ -107,10 +109,12 @@ def refine_together(
     """One pass over pieces of one level and model, and what came of each; ``factors`` learn what it took."""
     started_s = thread_s()
     first, sizes = pieces[0], [piece.candidates for piece in pieces]
-    request_N = torch.arange(len(pieces)).repeat_interleave(torch.tensor(sizes))
+    index = torch.from_numpy(filled(np.arange(sum(sizes))))  # the last candidate may stand for several
+    request_N = torch.arange(len(pieces)).repeat_interleave(torch.tensor(sizes))[index]
     seen = joined_requests(first.model, [piece.seen for piece in pieces], first.level)
     begun = CandidateState.joined([piece.begun for piece in pieces])
-    before_NK = torch.cat([piece.before_NK for piece in pieces])
+    begun = begun if len(index) == sum(sizes) else begun.select(index)
+    before_NK = torch.cat([piece.before_NK for piece in pieces])[index]
     layout = CandidateLayout(request_N, len(pieces))
     logits_NK, after = first.model.refine(first.level, seen, begun, request_N, before_NK, layout)
     took_ms = (thread_s() - started_s) * 1e3

@@ -14,7 +14,7 @@ def take_over(new: Ranker, old: Ranker, users: int) -> int:
 
     It ranks one candidate for each of them, so it takes some milliseconds a user: run it before ``new`` serves.
     """
-    item = list(new.items.ids_of(range(1, min(new.items.size, 2))))
+    item: list[str | int] = [*new.items.ids_of(range(1, min(new.items.size, 2)))]
     latest = old.states.latest(users)
     for user in latest:
         new.rank(Request(user=user, candidates=item, top=1, mode="full"))

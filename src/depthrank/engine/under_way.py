@@ -54,8 +54,8 @@ def finish_together(begun: Sequence[UnderWay | Exception], generation: Generatio
     """Run several requests to their ends, pieces that pay in shared passes; in the place of one that fails, why."""
     found = list(begun)
     factors, model = generation.pass_factors, generation.artifact.model
-    while waiting := {id(one.piece): k for k, one in enumerate(found) if _waits(one)}:
-        pieces = [one.piece for one in found if isinstance(one, UnderWay) and one.piece is not None]
+    while pieces := [one.piece for one in found if isinstance(one, UnderWay) and one.piece is not None]:
+        waiting = {id(one.piece): k for k, one in enumerate(found) if isinstance(one, UnderWay)}
         own = [piece for piece in pieces if piece.model is model]  # a delta may have come in between
         shared = to_share(own, generation.costs.rates, factors) if may_share(model) else None
         chosen = [waiting[id(piece)] for piece in (pieces[:1] if shared is None else shared[0])]
@@ -69,10 +69,6 @@ def finish_together(begun: Sequence[UnderWay | Exception], generation: Generatio
             for k in chosen:
                 found[k] = error
     return found
-
-
-def _waits(one: UnderWay | Exception) -> bool:
-    return isinstance(one, UnderWay) and one.piece is not None
 
 
 def _alone(one: UnderWay | Exception) -> Refined | None:

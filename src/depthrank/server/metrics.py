@@ -77,6 +77,8 @@ class RankerMetrics(Collector):
         yield GaugeMetricFamily("depthrank_log_unreadable", "1 while the latest read of the event log failed", down)
         evicted = measured.get("user_states_evicted", 0.0)
         yield CounterMetricFamily("depthrank_user_states_evicted", "User states dropped for room", value=evicted)
+        older = measured.get("user_states_older", 0.0)
+        yield CounterMetricFamily("depthrank_user_states_older", "User states used from before a delta", value=older)
         held = measured.get("user_states_held", 0.0)
         yield GaugeMetricFamily("depthrank_user_states", "User states in the cache", value=held)
         size = measured.get("user_state_bytes", 0.0)

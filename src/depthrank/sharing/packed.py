@@ -154,7 +154,7 @@ def _one_layer(net: nn.RNNBase, x: Tensor, first: tuple[Tensor, ...], weights: l
 
 
 def _cells(x: Tensor, out: Tensor, first: tuple[Tensor, ...], weights: list[Any]) -> Tensor:
-    """The cell of an LSTM after every step, [B, L, H], from its outputs: gates need no recurrence once they are known."""
+    """The cell of an LSTM after every step, [B, L, H], from its outputs: once they are known, gates need none."""
     before = torch.cat([first[0].transpose(0, 1), out[:, :-1]], 1)
     bias = weights[2:] if len(weights) > 2 else [None, None]
     gates = nn.functional.linear(x, weights[0], bias[0]) + nn.functional.linear(before, weights[1], bias[1])

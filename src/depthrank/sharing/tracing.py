@@ -1,8 +1,9 @@
 """Python that torch.export cannot follow although its meaning is fixed, answered while the module is traced.
 
 ``x[:, mask]`` and ``masked_select`` with a mask that is a constant of the model pick known positions; ``flag.item()``
-of a buffer is a number; an ``assert`` on values does not change the result; ``packed`` sequences mean padded ones. Constants are the module's buffers,
-parameters without gradient and plain tensors, and whatever forward computes from those alone.
+of a buffer is a number; an ``assert`` on values does not change the result; packed sequences are padded ones
+(``packed``). Constants are the module's buffers, parameters without gradient and plain tensors, and whatever forward
+computes from those alone.
 """
 
 from __future__ import annotations

@@ -118,7 +118,7 @@ class Nursery:
             server.client.close()
         assert self.process.stdin is not None and self.process.stdout is not None
         self.process.stdin.close()
-        self.process.wait(20)
+        self.process.wait(120)
         self.process.stdout.close()
 
     def _line(self) -> str:

@@ -100,9 +100,9 @@ class LaneQueue:
         for one in (claim, *self.waiting):
             floors_s += self.wall_s(one.floor_ms)
             depth_s += self.wall_s(max(0.0, wanted_ms(one) - one.floor_ms))
-            left_s = min(one.latest_s - start_s, most_s)
+            left_s = one.latest_s - start_s
             if depth_s > 0 and left_s >= floors_s:
-                share = min(share, (PLANNED * left_s - floors_s) / depth_s)
+                share = min(share, (PLANNED * min(left_s, most_s) - floors_s) / depth_s)
         return max(0.0, share)
 
     def until_s(self, claim: Claim, start_s: float) -> float:

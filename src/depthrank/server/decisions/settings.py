@@ -25,4 +25,4 @@ class DecisionSettings(msgspec.Struct, frozen=True, kw_only=True):
     drift_hours: int = 48
     drift_impressions: int = 200_000
     warm_requests: Annotated[int, Meta(ge=0)] = 32
-    warm_seconds: Annotated[float, Meta(gt=0)] = 1.0
+    warm_seconds: Annotated[float, Meta(gt=0)] = 0.3

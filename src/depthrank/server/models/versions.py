@@ -224,6 +224,10 @@ class Models:
             if not isinstance(ranker, TakesDeltas):
                 raise ModelConflictError(f"{version.model} is served by {type(ranker).__name__}, which takes no deltas")
             ranker.apply_delta(path)
+            watched = self.settings.deltas
+            if watched is None or path.resolve().parent != Path(watched).resolve():
+                version.note = f"{path.name} ends with this process: put it into the watched folder (models.deltas)"
+                logger.warning("model %s: %s", version.model, version.note)
             ranker.compact_if_due()
 
     def observe(self, events: EventBatch) -> None:

@@ -1,7 +1,7 @@
 """W x_r[i_n] = (W x_r)[i_n], and the same for a norm of every row.
 
-Idea: where candidates pick positions of their request's history (its k nearest, as SIM and TWIN do), the keys and values
-of the whole history are projected once per request, and the picked rows are read from the projection.
+Idea: where candidates pick positions of their request's history (its k nearest, as SIM and TWIN do), the keys and
+values of the whole history are projected once per request, and the picked rows are read from the projection.
 """
 
 from __future__ import annotations
