@@ -6,17 +6,15 @@
 The server is a process of its own. Its capacity is taken as the goodput at which it answers a closed loop of two
 clients; then 70 % of that is offered three times: twice as it is (the band), and once while a version is loaded,
 labelled stable and the one before unloaded, ten times, one every few seconds. Latency counts from the intended send
-time. Then 200 versions, one after the other, without a load, for memory. About 4 minutes.
+time. Then 200 versions, one after the other, on a server without a load, for memory. About 4 minutes.
 """
 
 from __future__ import annotations
 
 import argparse
-import itertools
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -45,12 +43,20 @@ def main() -> None:
     try:
         with tempfile.TemporaryDirectory() as place:
             folder = model_folder(wanted.artifact, wanted.events, Path(place) / "models")
-            settings = {"models": {"manage": True, "keep_previous": False}, "decisions": {"share": 0.0}}
             log = f"lmdb:{folder / 'events'}"
-            with nursery.running(folder / "v1", log, settings=settings) as server:
-                write_result(measured(server, wanted), wanted.json)
+            with nursery.running(folder / "v1", log, settings=settings()) as server:
+                result = measured(server, wanted)
+            with nursery.running(folder / "v1", log, settings=settings(warm_users=0)) as server:
+                alone = Swaps(server, wanted.swaps)
+                alone.run()
+        write_result({**result, "swaps_alone": alone.facts()}, wanted.json)
     finally:
         nursery.stop()
+
+
+def settings(**models: Any) -> dict[str, Any]:
+    """Of the server; ``warm_users`` 0: no histories are encoded before a switch."""
+    return {"models": {"manage": True, "keep_previous": False, **models}, "decisions": {"share": 0.0}}
 
 
 def measured(server: Server, wanted: argparse.Namespace) -> dict[str, Any]:
@@ -59,15 +65,12 @@ def measured(server: Server, wanted: argparse.Namespace) -> dict[str, Any]:
     capacity = closed_loop_rps(server, bodies)
     rate = LOAD_SHARE * capacity
     band = [loaded(server, bodies, rate, BAND_S, seed) for seed in (1, 2)]
-    paths = itertools.cycle(("v2", "v1"))
-    swaps = Swaps(server, paths, SWAPS_UNDER_LOAD, wanted.every_s)
+    swaps = Swaps(server, SWAPS_UNDER_LOAD, wanted.every_s)
     thread = threading.Thread(target=swaps.run)
     thread.start()
     during = loaded(server, bodies, rate, SWAPS_UNDER_LOAD * wanted.every_s, 3)
     swaps.stop.set()
     thread.join()
-    alone = Swaps(server, paths, wanted.swaps)
-    alone.run()
     p99 = [run["p99_ms"] for run in band]
     return {
         "machine": machine_facts("depthrank", "torch"),
@@ -80,7 +83,6 @@ def measured(server: Server, wanted: argparse.Namespace) -> dict[str, Any]:
         "p99_over_worse_of_band": round(during["p99_ms"] / max(p99), 3),
         "late_or_refused": [run["sent"] - run["good"] for run in (*band, during)],
         "swaps_under_load": swaps.facts(),
-        "swaps_alone": alone.facts(),
     }
 
 
@@ -116,12 +118,12 @@ def loaded(server: Server, bodies: list[dict[str, Any]], rate: float, seconds: f
 
 
 class Swaps:
-    """Loads the next version of ``paths``, which is not served, labels it stable, and notes how long it took and the memory after it.
+    """Loads the version that is not served, labels it stable, and notes how long it took and the memory after it.
     ``every_s``: from the start of one swap to the next."""
 
-    def __init__(self, server: Server, paths: Iterator[str], most: int, every_s: float = 0.0) -> None:
+    def __init__(self, server: Server, most: int, every_s: float = 0.0) -> None:
         self.stop = threading.Event()
-        self._server, self._paths, self._most, self._every_s = server, paths, most, every_s
+        self._server, self._most, self._every_s = server, most, every_s
         self._seconds: list[float] = []
         self._memory_mb = [resident_mb(server.pid)]
         self._failed: list[str] = []
@@ -129,11 +131,11 @@ class Swaps:
     def run(self) -> None:
         """Until there were enough, or it is told to stop."""
         with httpx.Client(base_url=self._server.client.base_url, timeout=120) as client:
-            for _ in range(self._most):
+            for number in range(self._most):
                 if self.stop.wait(max(0.0, self._every_s - self._seconds[-1]) if self._seconds else 0.0):
                     return
                 started = time.monotonic()
-                body = {"action": "load", "path": next(self._paths), "label": "stable"}
+                body = {"action": "load", "path": "v2" if number % 2 == 0 else "v1", "label": "stable"}
                 answer = client.post("/v1/models", json=body)
                 self._seconds.append(time.monotonic() - started)
                 self._memory_mb.append(resident_mb(self._server.pid))

@@ -20,6 +20,8 @@ from typing import Any
 
 import httpx
 
+import depthrank
+
 READY_S = 120
 
 
@@ -29,8 +31,10 @@ def rival(name: str, python: str, artifact: Path, log: str, core: int) -> Iterat
     from depthrank.cli.served_artifact import free_port
 
     port = free_port()
-    command = ["taskset", "-c", str(core), python, __file__, name, str(port), str(artifact), log]
-    settings = {**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}
+    started = [str(Path(__file__).with_name("rival_litserve.py"))] if name == "litserve" else [__file__, name]
+    command = ["taskset", "-c", str(core), python, *started, str(port), str(artifact), log]
+    found = os.pathsep.join(str(folder) for folder in (Path(__file__).parent, Path(depthrank.__file__).parents[1]))
+    settings = {**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "PYTHONPATH": found}
     with open(f"/tmp/overload_{name}.log", "wb") as said:
         process = subprocess.Popen(command, env=settings, stdout=said, stderr=said, start_new_session=True)
         try:
@@ -98,27 +102,6 @@ def serve_fastapi(port: int, artifact: str, log: str) -> None:
     uvicorn.run(app, port=port, log_level="warning")
 
 
-def serve_litserve(port: int, artifact: str, log: str) -> None:
-    """A LitAPI with one worker and no batching, its defaults."""
-    import litserve
-
-    class Api(litserve.LitAPI):  # type: ignore[misc]
-        def setup(self, device: str) -> None:
-            self.ranking = Model(artifact, log)
-
-        def decode_request(self, request: Any) -> Any:
-            return request
-
-        def predict(self, x: Any) -> Any:
-            return self.ranking.answer(x)
-
-        def encode_response(self, output: Any) -> Any:
-            return output
-
-    api = Api(api_path="/v1/rank")
-    litserve.LitServer(api, accelerator="cpu").run(port=port, generate_client_file=False, log_level="warning")
-
-
 def serve_ray(port: int, artifact: str, log: str) -> None:
     """A deployment of one replica, by its defaults."""
     import ray
@@ -127,8 +110,7 @@ def serve_ray(port: int, artifact: str, log: str) -> None:
     @serve.deployment
     class Ranking:
         def __init__(self) -> None:
-            sys.path.insert(0, str(Path(__file__).parent))
-            from overload_rivals import Model as RankingModel
+            from overload_rivals import Model as RankingModel  # found by its path, not pickled
 
             self.model = RankingModel(artifact, log)
 
@@ -146,5 +128,5 @@ def serve_ray(port: int, artifact: str, log: str) -> None:
 
 
 if __name__ == "__main__":
-    servers = {"fastapi": serve_fastapi, "litserve": serve_litserve, "ray": serve_ray}
+    servers = {"fastapi": serve_fastapi, "ray": serve_ray}
     servers[sys.argv[1]](int(sys.argv[2]), *sys.argv[3:5])

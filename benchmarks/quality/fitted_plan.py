@@ -56,9 +56,12 @@ def trained(work: Path, out: Path, minutes: float) -> None:
 
 
 def costs_of_preset(config: sizes.ModelConfig) -> CostRates:
-    """What levels of the largest preset cost by their FLOPs, for a model with these columns."""
+    """What levels of the largest preset cost by their FLOPs with a warm user state (what deeper levels do once a request
+    is nearly all encoder layers), for a model with these columns."""
     largest = replace(sizes.preset(config, PRESET), history_length=HISTORY)
-    return CostModel.from_flops([(f.request, f.candidate) for f in level_flops(largest)], HISTORY).rates()
+    router, *deeper = level_flops(largest)
+    own = [(router.request, router.candidate), *((0.0, level.candidate) for level in deeper)]
+    return CostModel.from_flops(own, HISTORY).rates()
 
 
 def fitted(slates: Slates, most: int, keep: float, candidates: int) -> dict[str, Any]:

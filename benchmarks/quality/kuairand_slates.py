@@ -56,8 +56,8 @@ Plain = dict[str, Any]
 
 
 def write_slates(work: Path, most: int, candidates: int = CANDIDATES, seed: int = 0) -> Path:
-    """``slates.parquet`` and ``slates.yaml`` beside the recipe, of at most ``most`` days of users drawn at random;
-    ``candidates`` 0: those shown alone."""
+    """Lists as Parquet with a spec, beside the recipe, of at most ``most`` days of users at random; ``candidates``
+    0: those shown alone."""
     shown = pl.read_parquet(work / "impressions.parquet")
     shown = shown.with_columns(((pl.col("time_ms") + BEIJING_MS) // DAY_MS).alias("day"))
     rng, rows = np.random.default_rng(seed), list[Plain]()
@@ -71,7 +71,7 @@ def write_slates(work: Path, most: int, candidates: int = CANDIDATES, seed: int 
         if day == TRAIN_DAY:  # with a positive of every task
             chosen = np.argsort([-own["is_follow"].sum() for own in days], kind="stable")[:TRAIN_REQUESTS].tolist()
         rows += [_request(days[i], live, candidates, rng) for i in chosen]
-    name = "slates" if candidates else "days"
+    name = f"lists_{candidates}_{most}"
     pl.DataFrame(rows, infer_schema_length=None).sort("time_ms").write_parquet(work / f"{name}.parquet")
     spec = yaml.safe_load((work / "ranking.yaml").read_text())
     spec["dataset"] = {key: spec["dataset"][key] for key in ("items", "users", "more_events")}

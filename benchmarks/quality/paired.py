@@ -33,7 +33,7 @@ Floats = npt.NDArray[np.float64]
 Plain = dict[str, Any]
 REPLICATES = 1_000
 AUC_REPLICATES = 400
-FACTORS = np.geomspace(0.05, 50.0, 61)
+FACTORS = np.geomspace(1e-4, 100.0, 121)
 
 
 def calibrated(score_N: Floats, validation_N: Floats, label_N: Floats) -> Floats:

@@ -258,7 +258,8 @@ class PaddedEncoder(nn.Module):
 
     def forward(self, user: Tensor, item: Tensor) -> Tensor:
         x = torch.stack([user, item, user * item, user + item], -1)
-        return self.encoder(x, src_key_padding_mask=user > 0.2).sum((1, 2)) + item[:, 0]
+        padding = torch.arange(3) > (user[:, :1] > 0.2)  # behind the first one or two positions
+        return self.encoder(x, src_key_padding_mask=padding)[:, :, 0].sum(1) + item[:, 0]
 
 
 @pytest.mark.filterwarnings("ignore")

@@ -136,5 +136,7 @@ def test_a_model_with_an_autocast_block_can_be_bound() -> None:
     user, items = torch.arange(V), torch.arange(V)
     shared = share(module, {"user": user, "item": items}, ["user"])
     bound = shared.bind({"item": items})
+    assert "Binding: pays" in shared.explain()
+    assert shared.report.table_bytes_per_item == 8 * 2  # the item's half of the first layer, in half precision
     expected = module(user[:1].expand(V), items)
     torch.testing.assert_close(bound({"user": user[:1]}, items), expected, rtol=0, atol=4 * 2**-7)

@@ -17,8 +17,9 @@ from depthrank.tables import HotRows, OverlaidRows, RowFile, RowSource, packed_p
 
 DUE_SHARE = 0.05
 """Compaction is worth its writing once so many of a table's rows lie in its overlay."""
-SHARE_OF_TIME = 0.5
+SHARE_OF_TIME = 0.1
 """How much of a core compaction takes at most: it has time, requests have not."""
+PART_ROWS = 1 << 13  # at once, so that a request meets a millisecond or two of it
 
 
 def compaction_is_due(artifact: Artifact) -> bool:
@@ -42,7 +43,7 @@ def compacted(artifact: Artifact, cache: Cache | None = None, pause: Callable[[f
             if folder is None:
                 continue
             for name, source in written.items():
-                parts = _paced(packed_parts(source), pause)
+                parts = _paced(packed_parts(source, PART_ROWS), pause)
                 write_row_file(folder / f"{name}.rows", parts, source.form, source.width, source.num_rows)
             (folder / MANIFEST_NAME).write_bytes(msgspec.json.encode(artifact.delta))
     fresh = {name: _behind(source, RowFile.open(held.path / f"{name}.rows")) for name, source in written.items()}

@@ -89,9 +89,9 @@ def _serve_in_process(
     def load(path: str | Path) -> ServedRanker:
         return Ranker.load(path, log=log, limits=settings.limits, copy=True, **cache)
 
-    def prepare(new: ServedRanker, old: ServedRanker) -> None:
+    def prepare(new: ServedRanker, old: ServedRanker, run: Callable[[Callable[[], None]], object]) -> None:
         if isinstance(new, Ranker) and isinstance(old, Ranker):
-            take_over(new, old, settings.models.warm_users)
+            take_over(new, old, settings.models.warm_users, run)
 
     models = Models(load(artifact), load, settings.models, path=artifact, owns_first=True, take_over=prepare)
     try:

@@ -76,6 +76,8 @@ class Report:
     notes: list[str] = field(default_factory=list)
     seconds_to_compile: float = 0.0
     folded_batch_norms: int = 0
+    bound_seconds_after: float = 0.0  # with every item input bound, the reading of table rows counted
+    table_bytes_per_item: int = 0
 
     def flops(self, num_candidates: int, num_requests: int = 1, bound: bool = False) -> dict[str, int]:
         """FLOPs of one call: before, after, and its request and candidate parts (all item inputs bound, or none)."""
@@ -103,6 +105,8 @@ def make_report(sharer: Sharer, form: NormalForm, program: Program, bound: Progr
     before = Work(pair.flops * num_candidates, pair.bytes * num_candidates, pair.launches)
     at_n = work_by_region(program.graph, 1, num_candidates)
     after: Work = at_n[Region.REQUEST] + at_n[Region.MIXED]
+    bound_at_n = work_by_region(bound.graph, 1, num_candidates)
+    bound_after: Work = bound_at_n[Region.REQUEST] + bound_at_n[Region.MIXED]
     frontier = program.frontier(Region.REQUEST)
     live = {n.index for n in program.graph.live()}
     written = [
@@ -127,6 +131,8 @@ def make_report(sharer: Sharer, form: NormalForm, program: Program, bound: Progr
         seconds_before=before.seconds,
         seconds_after=after.seconds,
         weighed_at=num_candidates,
+        bound_seconds_after=bound_after.seconds,
+        table_bytes_per_item=sum(n.numel * n.dtype.itemsize for n in bound.frontier(Region.ITEM)),
         applied=_lines([d for d in sharer.decisions if not d.reason]),
         declined=_lines([d for d in sharer.decisions if d.reason]),
         written_out=written,
@@ -228,6 +234,7 @@ def _text(r: Report) -> list[str]:
         f"request state worth keeping: {r.frontier_bytes:,} bytes",
         f"Pays: {'yes' if r.pays else 'no'} "
         f"(estimate {r.seconds_before * 1e3:.2f} ms -> {r.seconds_after * 1e3:.2f} ms on one core)",
+        _binding(r),
     ]
     lines += [f"Note: {text}" for text in r.notes]
     lines.append("Rewrites applied:")
@@ -249,6 +256,17 @@ def _text(r: Report) -> list[str]:
     lines += [f"Cap: {text}" for text in r.caps]
     lines += [f"Checked: {text}" for text in r.checks]
     return lines
+
+
+def _binding(r: Report) -> str:
+    """Does a bound catalogue pay, and what does it hold?"""
+    if not r.table_bytes_per_item:
+        return "Binding: nothing depends on items alone"
+    verdict = "pays" if r.bound_seconds_after < r.seconds_after else "does not pay"
+    return (
+        f"Binding: {verdict} (estimate {r.seconds_after * 1e3:.2f} ms -> {r.bound_seconds_after * 1e3:.2f} ms a "
+        f"request); {r.table_bytes_per_item:,} bytes a catalogue row"
+    )
 
 
 def _times(before: int, after: int) -> str:

@@ -77,12 +77,10 @@ def choose_sharing(
     same = made[WAYS[0]][0] == made[WAYS[1]][0]
     if settings.sharing != "auto" or same or trials is None:
         return *made[named], {"chosen": named, "tried": []}
-    tried = []
     with torch.random.fork_rng(devices=[]):
-        for way in WAYS:
-            losses = [trials.loss(made[way][0], seed) for seed in range(SEEDS)]
-            tried.append({"sharing": way, "losses": losses, "loss": mean(losses)})
-    chosen = decided({way: one["losses"] for way, one in zip(WAYS, tried, strict=True)})
+        losses = {way: [trials.loss(made[way][0], seed) for seed in range(SEEDS)] for way in WAYS}
+    chosen = decided(losses)
+    tried = [{"sharing": way, "losses": each, "loss": mean(each)} for way, each in losses.items()]
     return *made[chosen], {"chosen": chosen, "tried": tried}
 
 

@@ -7,6 +7,7 @@ with the child's pid and its address, or why there is none.
 from __future__ import annotations
 
 import ctypes
+import gc
 import json
 import os
 import signal
@@ -66,6 +67,7 @@ def obey_permissions() -> None:
 def main() -> None:
     assert depthrank.cli.app.app
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # children are reaped by the system
+    gc.freeze()  # as `depthrank serve` does after its imports
     tell(ready=True)
     for line in sys.stdin:
         if os.fork() == 0:

@@ -49,9 +49,9 @@ def test_it_lets_go_of_the_lock_again_and_again_though_nobody_is_there() -> None
 
 
 def test_it_stands_still_for_as_long_as_a_request_is_under_way() -> None:
-    looks = iter([True] * 7)
+    looks = iter([True] * 4)
     clock = run(lambda: next(looks, False))
-    assert clock.slept[:9] == [LET_GO_S, *[LOOK_S] * 7, LET_GO_S], "then it goes on"
+    assert clock.slept[:6] == [LET_GO_S, *[LOOK_S] * 4, LET_GO_S], "then it goes on"
 
 
 def test_a_server_that_is_never_idle_loads_all_the_same() -> None:

@@ -59,7 +59,7 @@ async def _run(models: Models, action: ModelAction, give_way: GiveWay) -> None:
     match action.action:
         case "load":
             path = allowed_artifact(action.path or "", models.folders)
-            await _aside(lambda: models.load(path, action.label, action.share), give_way)
+            await _aside(lambda: models.load(path, action.label, action.share, give_way.run), give_way)
         case "label":
             assert action.model is not None and action.label is not None
             models.label(action.model, action.label, action.share)
@@ -75,13 +75,14 @@ async def _run(models: Models, action: ModelAction, give_way: GiveWay) -> None:
 
 
 async def _aside(call: Callable[[], object], give_way: GiveWay) -> None:
-    """Run a long call in a thread of its own that gives way to those that rank."""
+    """Run a long call in a nice thread of its own."""
     loop = asyncio.get_running_loop()
     done: asyncio.Future[None] = loop.create_future()
 
     def work() -> None:
+        give_way.be_nice()
         try:
-            give_way.run(call)
+            call()
         except BaseException as error:  # noqa: BLE001 - raised again where the call is awaited
             loop.call_soon_threadsafe(_settle, done, error)
         else:

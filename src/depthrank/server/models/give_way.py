@@ -6,6 +6,9 @@ nice that thread is (a nice one that is off its core still has the lock). So a l
 calls that it makes, by ``sys.setprofile``: every ``SLICE_S`` it lets go of the lock, and while requests are under way
 it sleeps. A server that is never idle would never load, hence ``MOST_S``: after that long it works for ``FORCED_S``.
 
+A thread that stands still keeps the locks that it holds, another reason for ``MOST_S`` to be short, and for not running
+anything here that takes locks which requests need: those of the versions and of the costs of the one that serves.
+
 What is given up: calls cost the loading thread about a tenth of a microsecond more, and one long call into C (a sort, a
 parse) is not interrupted. Such calls mostly let go of the lock by themselves.
 """
@@ -25,8 +28,8 @@ Result = TypeVar("Result")
 SLICE_S = 0.5e-3
 LET_GO_S = 50e-6
 LOOK_S = 1e-3
-MOST_S = 20e-3
-FORCED_S = 3e-3
+MOST_S = 6e-3
+FORCED_S = 1e-3
 
 
 class GiveWay:
@@ -43,10 +46,13 @@ class GiveWay:
         self.busy, self.nice = busy, nice
         self._clock_s, self._sleep = clock_s, sleep
 
-    def run(self, call: Callable[[], Result]) -> Result:
-        """Run ``call`` in this thread, which is one of its own and has nothing else to do afterwards."""
+    def be_nice(self) -> None:
+        """Let this thread, which is one of its own, run behind the others."""
         with suppress(OSError, AttributeError):  # a system without priorities of threads works all the same
             os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), self.nice)
+
+    def run(self, call: Callable[[], Result]) -> Result:
+        """Run ``call`` in this thread, standing still again and again."""
         slice_until_s = self._clock_s() + SLICE_S
         clock_s = self._clock_s
 

@@ -32,7 +32,8 @@ from depthrank.server.ranker_port import HasItems, ServedRanker, TakesDeltas
 
 logger = logging.getLogger("depthrank.server")
 Load = Callable[[Path], ServedRanker]
-TakeOver = Callable[[ServedRanker, ServedRanker], object]
+Run = Callable[[Callable[[], Any]], Any]
+TakeOver = Callable[[ServedRanker, ServedRanker, Run], object]
 NO_EVENTS = EventBatch(user=[], item=[], action=[], time_ms=np.zeros(0, np.int64))
 
 
@@ -43,7 +44,7 @@ class ModelConflictError(DepthrankError):
 class Models:
     """A ServedRanker over several versions. ``load`` makes a ranker of an artifact folder, over the same log; None: no
     version can be loaded. ``owns_first``: the first ranker is closed here too. ``take_over`` gives a ranker, before it
-    serves, what another one has found out."""
+    serves, what another one has found out; what takes long in it is run by what it is given."""
 
     def __init__(
         self,
@@ -299,8 +300,15 @@ class Models:
 
     # ------------------------------------------------------------------ load, label, unload
 
-    def load(self, path: Path, label: Label | None = None, share: float | None = None) -> str:
-        """Load and warm a version, then label it; returns its model id. Takes as long as that takes.
+    def load(
+        self,
+        path: Path,
+        label: Label | None = None,
+        share: float | None = None,
+        run: Run = lambda call: call(),
+    ) -> str:
+        """Load and warm a version, then label it; returns its model id. Takes as long as that takes. ``run`` may
+        interrupt what takes long (``GiveWay``); what needs locks that requests need too is not run by it.
 
         Raises ArtifactError, LogError; ModelConflictError while another load is under way or where the model does not
         fit the log that is served.
@@ -312,13 +320,14 @@ class Models:
                 raise ModelConflictError(f"{self.loading} is being loaded; try again when it is ready")
             self.loading, self._erased = path.name, []
         try:
-            ranker = self._load(path)
+            load = self._load
+            ranker = run(lambda: load(path))
             try:
                 self._check_fits(ranker)
-                ranker.warm()
+                run(ranker.warm)
                 if self._take_over is not None:
                     with self._holding_stable() as lease:
-                        self._take_over(ranker, lease.ranker)
+                        self._take_over(ranker, lease.ranker, run)
                 version = self._enter(Version(ranker, str(path), True, self._clock_s))
             except BaseException:
                 ranker.close()
