@@ -56,7 +56,7 @@ def trained(work: Path, out: Path, minutes: float) -> None:
 
 
 def costs_of_preset(config: sizes.ModelConfig) -> CostRates:
-    """What levels of the largest preset cost by their FLOPs with a warm user state (what deeper levels do once a request
+    """What levels of the largest preset cost by FLOPs with a warm user state (what deeper levels do once a request
     is nearly all encoder layers), for a model with these columns."""
     largest = replace(sizes.preset(config, PRESET), history_length=HISTORY)
     router, *deeper = level_flops(largest)

@@ -3,6 +3,10 @@
 LMDB allows a file to be opened once a process, so logs of one process share a generation. Its map may be resized only
 while no transaction is open: readers pass a gate (two list operations, atomic under the interpreter's lock), writers a
 lock; a resize holds the lock and waits until the gate is empty.
+
+An environment whose commit record could not be written (a full disk between the data and the record) refuses everything
+from then on, reads included (MDB_PANIC); what was committed before is whole. Such a generation is ``broken``: whoever
+needs it next opens its files anew.
 """
 
 from __future__ import annotations
@@ -73,6 +77,7 @@ class Generation:
         self._gate_open = threading.Event()
         self._gate_open.set()
         self._closed = False
+        self.broken = False
         self.env = _open_environment(path, writable, map_bytes)
         try:
             _check_length(self.env, path)
@@ -80,6 +85,9 @@ class Generation:
                 setattr(self, name, self.env.open_db(name.encode(), create=writable))
             with (path / SUPERSEDED).open("rb") as file:
                 self._superseded = mmap.mmap(file.fileno(), 1, access=mmap.ACCESS_READ)
+        except lmdb.Error as error:
+            self.env.close()
+            raise LogError(f"cannot open the event log {path}: {error}") from error
         except BaseException:
             self.env.close()
             raise
@@ -106,6 +114,10 @@ class Generation:
                     self._readers.pop()
                     self.resize(0)  # another process grew the file; 0: as it says
                     continue
+                except lmdb.PanicError:
+                    self._readers.pop()
+                    self.broken = True
+                    raise GenerationClosed from None
                 except lmdb.Error as error:
                     self._readers.pop()
                     raise LogError(f"cannot read the event log {self.path}: {error}") from error
@@ -157,6 +169,8 @@ class Generation:
     def close(self) -> None:
         """Wait for the readers and close; later readers get ``GenerationClosed``."""
         with self.write_lock:
+            if self._closed:
+                return
             self._shut_gate()
             self._closed = True
             self._gate_open.set()  # the waiting ones find it closed

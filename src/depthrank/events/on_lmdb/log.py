@@ -122,6 +122,8 @@ class LmdbEventLog(EventLog):
                 generation.grow(self._max_bytes)
             except lmdb.MapResizedError:
                 generation.resize(0)
+            except lmdb.PanicError:
+                generation.broken = True
             except lmdb.Error as error:
                 raise storage_error(error, self.folder) from error
 
@@ -334,7 +336,7 @@ class LmdbEventLog(EventLog):
         generation = self._generation
         if generation is None:
             raise LogError(f"the event log {self.url} is closed")
-        return self._take_newer(generation) if generation.superseded else generation
+        return self._take_newer(generation) if generation.broken or generation.superseded else generation
 
     def _take_newer(self, known: Generation) -> Generation:
         with self._switching:

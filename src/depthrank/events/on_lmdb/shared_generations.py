@@ -47,6 +47,8 @@ def release(generation: Generation) -> None:
 
 def _take(path: Path, number: int, writable: bool, map_bytes: int) -> Generation:
     inode = _inode(path)
+    if inode in _open and _open[inode][0].broken:
+        _open.pop(inode)[0].close()  # LMDB opens a file once a process; its other users find it closed, and come here
     if inode in _open and (_open[inode][0].writable or not writable):
         generation, uses = _open[inode]
         _open[inode] = (generation, uses + 1)
