@@ -12,6 +12,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import lmdb
 import numpy as np
@@ -202,6 +203,84 @@ def _fill(path: Path) -> None:
     with path.open("wb", buffering=0) as file, suppress(OSError):
         while True:
             file.write(bytes(4096))
+
+
+class Panicking:
+    """An environment whose commit record could not be written: it refuses everything from then on."""
+
+    def __init__(self, env: Any) -> None:
+        self._env = env
+
+    def begin(self, **_options: object) -> None:
+        raise lmdb.PanicError("mdb_txn_begin: MDB_PANIC")
+
+    def close(self) -> None:
+        self._env.close()
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda log: log.append(one("u", "b", 2)),
+        lambda log: log.history("u", FAR_MS, 9),
+        lambda log: log.stats(),
+        lambda log: list(log.scan()),
+    ],
+    ids=["append", "history", "stats", "scan"],
+)
+def test_an_environment_that_panicked_is_opened_anew_by_whoever_needs_it_next(tmp_path, call):
+    with open_log(str(tmp_path / "log")) as log, open_log(str(tmp_path / "log")) as other:
+        log.append(one("u", "a"))
+        broken = log._current()
+        broken.env = Panicking(broken.env)
+        call(log)
+        assert log._current() is not broken
+        other.append(one("u", "z", 3))
+        assert other._current() is log._current(), "logs of a process share the new one too"
+        items = log.item_ids(log.history("u", FAR_MS, 9).item_code)
+        assert (items[0], items[-1]) == ("a", "z")
+
+
+FLICKER = """
+    import resource, sys, threading, time
+    import numpy as np
+    from depthrank.errors import StorageFullError
+    from depthrank.events import EventBatch, open_log
+
+    def limit(size):
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))
+
+    def flicker():
+        while not stop.is_set():
+            limit(4096)
+            time.sleep(1e-3)
+            limit(resource.RLIM_INFINITY)
+            time.sleep(1e-3)
+
+    log, stop, acknowledged, refused = open_log(sys.argv[1]), threading.Event(), [], 0
+    thread = threading.Thread(target=flicker)
+    thread.start()
+    while len(acknowledged) < 40 or not refused:
+        number = len(acknowledged) + refused
+        try:
+            log.append(EventBatch(["u"], ["i"], ["click"], np.array([number]), event_id=[f"e{number}"]))
+            acknowledged.append(f"e{number}")
+        except StorageFullError:
+            refused += 1
+    stop.set()
+    thread.join()
+    limit(resource.RLIM_INFINITY)
+    held = {i for batch in log.scan() for i in batch.event_id}
+    assert log.verify().ok and set(acknowledged) <= held
+    print("kept", len(acknowledged))
+"""
+
+
+def test_a_disk_that_is_full_now_and_then_costs_single_appends_and_never_the_log(tmp_path):
+    """The commit record fails where the data before it went through: LMDB panics within some dozen appends."""
+    script = [sys.executable, "-c", textwrap.dedent(FLICKER), str(tmp_path / "log")]
+    done = subprocess.run(script, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0 and done.stdout.startswith("kept"), done.stderr
 
 
 def test_a_file_size_limit_is_a_full_disk_too(tmp_path):

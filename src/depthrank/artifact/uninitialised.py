@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 _FILLS = {Tensor.normal_, Tensor.uniform_, Tensor.zero_, Tensor.fill_}
@@ -35,6 +35,8 @@ class Uninitialised(TorchFunctionMode):
             drawn = torch.empty(*args, **(kwargs or {}))
             self._drawn[id(drawn)] = drawn
             return drawn
+        if func is nn.init.normal_:  # it hands itself over, with its tensor by name, before it fills
+            return (kwargs or {})["tensor"]
         if func in _FILLS or (func in _SCALES and id(args[0]) in self._drawn):
             return args[0]
         return func(*args, **(kwargs or {}))

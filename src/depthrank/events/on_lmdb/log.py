@@ -269,6 +269,7 @@ class LmdbEventLog(EventLog):
                         switch(self.folder, number)
                     transaction.abort()
             except (lmdb.Error, OSError) as error:
+                generation.broken = generation.broken or isinstance(error, lmdb.PanicError)
                 raise storage_error(error, self.folder) from error
             finally:
                 if generation_folder(self.folder, number).exists():
