@@ -158,6 +158,7 @@ export async function rank(acted) {
   if (number !== newest) return;
   const before = shown && shown.user === user ? shown.rankOf : null;
   showRanking(answer, before, acted && acted.item);
+  if (acted) focusAgain(acted);
   sayMoves(answer, before, acted);
   showStages(answer.timings_ms);
   $("story").replaceChildren(...(why.story || []).map(text => el("li", {}, text)));
@@ -177,6 +178,10 @@ async function act(item, action) {
   const event = { user: shown.user, item, action, event_id: eventId(), request_id: shown.requestId, position: shown.rankOf.get(item) };
   await call("v1/events", event);
   await rank({ item, action });
+}
+
+// The rows are new: a keyboard goes on from the button that was pressed.
+function focusAgain({ item, action }) {
   const again = [...document.querySelectorAll("#ranking button")].find(b => b.dataset.item === item && b.dataset.action === action);
   (again || $("ranking-title")).focus({ preventScroll: true });
 }
