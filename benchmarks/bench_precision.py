@@ -86,7 +86,8 @@ def large_preset(folder: Path, arguments: argparse.Namespace) -> dict[str, Any]:
     keep = arguments.world is not None  # for precision_rivals
     tuned = tune(folder / "artifact", folder / "ranking.yaml", url, settings, write=keep, on_phase=print)
     figures = tuned.figures
-    forms = timed_forms(folder, url, tuned.policy, seconds=arguments.seconds / 4)
+    has_bf16 = [row["layer"] for row in figures["layers"] if "bf16" in row["relative_time"]]
+    forms = timed_forms(folder, url, tuned.policy, has_bf16, seconds=arguments.seconds / 4)
     fp32, eager = forms["fp32 medium"], forms.get("tuned, no level compiled", forms["tuned"])
     bound = amdahl_bound(figures["layers_ms"], fp32["warm_ms"])
     found = {
@@ -117,7 +118,9 @@ def large_preset(folder: Path, arguments: argparse.Namespace) -> dict[str, Any]:
     return found
 
 
-def timed_forms(folder: Path, url: str, policy: Any, seconds: float) -> dict[str, dict[str, float]]:
+def timed_forms(
+    folder: Path, url: str, policy: Any, has_bf16: list[str], seconds: float
+) -> dict[str, dict[str, float]]:
     """Milliseconds of a whole request through the engine, by form, user state warm and cold, interleaved."""
     import msgspec
 
@@ -132,7 +135,7 @@ def timed_forms(folder: Path, url: str, policy: Any, seconds: float) -> dict[str
     from depthrank.schema.wire import decode_request
 
     artifact = load_artifact(folder / "artifact")
-    all_bf16 = {name: LayerChoice(Format.BF16) for name in policy.choices}
+    all_bf16 = {name: LayerChoice(Format.BF16) for name in has_bf16}
     tuned = not_compiled = in_formats(artifact.model, policy.choices)
     for level in policy.compiled:
         tuned = with_compiled_level(artifact.model, tuned, level, policy.choices, policy.fingerprint)

@@ -7,6 +7,8 @@ from hypothesis import strategies as st
 
 from depthrank.precision import Format
 from depthrank.training.choose_formats import Assignment, Option, assignment_at, choose_formats, family
+from depthrank.training.fit_precision import LayerRow, LayerTable
+from depthrank.training.judge_precision import Accuracy
 
 OPTIONS = {
     "a": [Option(Format.FP32, 10, 0), Option(Format.BF16, 6, 1e-6), Option(Format.INT8_STATIC, 3, 1e-2)],
@@ -50,3 +52,14 @@ def test_the_choice_holds_and_is_no_slower_than_fp32(layers: list[list[tuple[flo
     found = choose_formats(options, lambda assignment: sums(assignment)[1] <= limit).formats
     assert sums(found)[1] <= limit
     assert sums(found)[0] <= 5 * len(options)
+
+
+def test_layers_that_moved_no_order_alone_still_have_an_order_among_them() -> None:
+    nothing = Accuracy(ne_change=0.0, top10_overlap=1.0, kept_gain=1.0, logit_error=0.0)
+    rows = {
+        name: LayerRow({Format.FP32: 2.0, Format.BF16: 1.0}, 1.0, {Format.BF16: error}, {Format.BF16: nothing})
+        for name, error in (("a", 0.01), ("b", 0.02), ("c", 0.03))
+    }
+    members = family(LayerTable(None, rows, None).options())  # type: ignore[arg-type]
+    in_bf16 = [{name for name, format in member.items() if format is Format.BF16} for member in members]
+    assert in_bf16 == [{"a", "b", "c"}, {"a", "b"}, {"a"}, set()]

@@ -41,6 +41,7 @@ from depthrank.training.tuning_requests import Calibration, Plan, Settings, comp
 
 OF_LEVELS = ("experts.", "candidate_")  # what runs for candidates alone
 WORTH_JUDGING = 0.002  # of a request's time: a smaller saving is not worth a run
+LEAST_RATE = 1e-6  # of an output's error
 MEASURED = (
     *("speedup_vs_fp32", "ne_change", "top10_overlap", "kept_gain", "mfu"),
     *("verified_on", "torch_threads", "matmul_precision", "peaks"),
@@ -142,16 +143,18 @@ class LayerTable:
 
     def options(self) -> dict[str, list[Option]]:
         """What the choice is made from. A format that was not judged is believed to do to the model what it does to the
-        layer's outputs, at the rate of those that were: the joint run has the last word."""
+        layer's outputs, at the rate of those that were: the joint run has the last word. A layer that moved no
+        order when it was judged alone still costs ``LEAST_RATE`` of its outputs' error, so that there is something
+        between all layers at their fastest and none."""
         rates = [a.logit_error / max(r.output_error[f], 1e-12) for r in self.rows.values() for f, a in r.alone.items()]
-        rate = sorted(rates)[len(rates) // 2] if rates else 1.0
+        rate = max(sorted(rates)[len(rates) // 2] if rates else 1.0, LEAST_RATE)
         options = {}
         for name, row in self.rows.items():
             options[name] = [Option(Format.FP32, row.time[Format.FP32], 0.0)]
             for format, error in row.output_error.items():
                 judged = row.alone.get(format)
-                damage = rate * error if judged is None else judged.logit_error
-                options[name].append(Option(format, row.time[format], max(damage, 0.0)))
+                damage = rate * error if judged is None else max(judged.logit_error, LEAST_RATE * error)
+                options[name].append(Option(format, row.time[format], damage))
         return options
 
     def choices(self, formats: Assignment) -> dict[str, LayerChoice]:
