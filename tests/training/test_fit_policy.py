@@ -257,3 +257,11 @@ def test_full_depth_that_gains_nothing_still_gives_a_policy_that_decides():
     policy = fit_policy(world, costs(), made_for="me", most=1.0)
     again = AdaptivePolicy.from_bytes(policy.to_bytes())
     assert again.decide(inputs_of(policy, price=again.default_price)).caps[1] == 0
+
+
+def test_gain_of_one_user_alone_still_gives_a_policy_that_decides():
+    world = planted(60)
+    others = world.user_R != world.user_R[0]
+    world.value_LRC[1, others] = world.value_LRC[0, others]
+    policy = fit_policy(world, costs(), made_for="me", most=1.0)
+    assert AdaptivePolicy.from_bytes(policy.to_bytes()).decide(inputs_of(policy)).caps[0] > 0

@@ -118,9 +118,15 @@ def _fitted(
     trees: int,
     monotone: list[int] | None,
 ) -> tuple[Forest, Calibration, dict[str, Any]]:
-    """Trees on everything, calibrated on predictions out of fold; the mean where trees tell no more than it does."""
-    weight = weight / max(float(weight.mean()), 1e-300) if weight.size and weight.mean() > 0 else np.ones_like(weight)
-    if y.size < 2 * FOLDS or y.min() == y.max():
+    """Trees on everything, calibrated on predictions out of fold; the mean where trees tell no more than it does.
+
+    Rows without weight say nothing (requests of one candidate gain nothing from depth); what is left may be of so few
+    users that a fold has none.
+    """
+    tells = weight > 0
+    x, y, weight, fold = x[tells], y[tells], weight[tells], fold[tells]
+    weight = weight / weight.mean() if weight.size else weight
+    if y.size < 2 * FOLDS or np.unique(fold).size < FOLDS or y.min() == y.max():
         base = float(np.average(y, weights=weight)) if y.size else 0.0
         return _constant(base, {"rows": int(y.size), "used": False, "importance": {}})
     outside = np.empty_like(y)
