@@ -1,12 +1,13 @@
 """What number formats by layer, and compiled levels, are worth on this machine: the largest preset.
 
-    python benchmarks/bench_precision.py [--threads 1] [--seconds 240] [--compile] [--rivals] [--world DIR] [--json F]
+    python benchmarks/bench_precision.py [--threads 1] [--seconds 240] [--compile] [--rivals] [--world DIR] [--plan F]
+        [--json F]
 
-The large preset with random weights (time does not depend on them) is tuned at plan (2000, 256, 64, 24) and then runs,
-plan by plan and in turn: eager fp32 with torch's defaults, eager fp32 with ``set_float32_matmul_precision("medium")``
-(the best fp32 setting, which every speed-up is quoted against), bf16 in every layer, the tuned policy, and, where
-levels were compiled (``--compile``: 20 to 60 s a level, once a cache), the same without them. ``--rivals``:
-``precision_rivals`` with this policy.
+The large preset with random weights (time does not depend on them) is tuned at plan (2000, 256, 64, 24), set by hand,
+or at a fitted one (``--plan``: JSON of ``quality/fitted_plan.py``), and then runs in turn: eager fp32 with torch's
+defaults, eager fp32 with ``set_float32_matmul_precision("medium")`` (the best fp32 setting, which every speed-up is
+quoted against), bf16 in every layer, the tuned policy, and, where levels were compiled (``--compile``: 20 to 60 s a
+level, once a cache), the same without them. ``--rivals``: ``precision_rivals`` with this policy.
 
 The Amdahl bound is what the layers' own times promise for the whole, everything else unchanged; compiled levels also
 fuse what is around layers, so they may pass it. MFU: operations of all products, each over the peak of its format
@@ -22,6 +23,7 @@ nncf==3.4.0``), and run this file with that Python.
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import tempfile
 import time
@@ -63,6 +65,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--seconds", type=float, default=240.0, help="about how long to measure")
     parser.add_argument("--compile", action="store_true", help="try compiled levels too (a minute a level, once)")
     parser.add_argument("--rivals", action="store_true")
+    parser.add_argument("--plan", type=Path, help="JSON with a fitted plan, instead of the one set by hand")
     parser.add_argument("--world", type=Path, help="where the large preset was built before, or is to be")
     parser.add_argument("--json", type=Path)
     return parser.parse_args()
@@ -76,10 +79,11 @@ def large_preset(folder: Path, arguments: argparse.Namespace) -> dict[str, Any]:
     if not (folder / "artifact").is_dir():
         bench_large_preset.build(folder, "large")
     url = f"lmdb:{folder / 'events'}"
+    plan = PLAN if arguments.plan is None else tuple(json.loads(arguments.plan.read_text())["plan"])
     settings = Settings(
         requests=24,
         candidates=CANDIDATES,
-        plans=(PLAN,),
+        plans=(plan,),
         judge_seconds=arguments.seconds / 6,
         compile=arguments.compile,
     )
@@ -87,11 +91,11 @@ def large_preset(folder: Path, arguments: argparse.Namespace) -> dict[str, Any]:
     tuned = tune(folder / "artifact", folder / "ranking.yaml", url, settings, write=keep, on_phase=print)
     figures = tuned.figures
     has_bf16 = [row["layer"] for row in figures["layers"] if "bf16" in row["relative_time"]]
-    forms = timed_forms(folder, url, tuned.policy, has_bf16, seconds=arguments.seconds / 4)
+    forms = timed_forms(folder, url, tuned.policy, has_bf16, plan, seconds=arguments.seconds / 4)
     fp32, eager = forms["fp32 medium"], forms.get("tuned, no level compiled", forms["tuned"])
     bound = amdahl_bound(figures["layers_ms"], fp32["warm_ms"])
     found = {
-        "plan": list(PLAN),
+        "plan": list(plan),
         "forms": forms,
         "speedup_over_fp32_medium": {
             form: {state: fp32[state] / row[state] for state in ("warm_ms", "cold_ms", "levels_ms")}
@@ -119,7 +123,7 @@ def large_preset(folder: Path, arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def timed_forms(
-    folder: Path, url: str, policy: Any, has_bf16: list[str], seconds: float
+    folder: Path, url: str, policy: Any, has_bf16: list[str], plan: tuple[int, ...], seconds: float
 ) -> dict[str, dict[str, float]]:
     """Milliseconds of a whole request through the engine, by form, user state warm and cold, interleaved."""
     import msgspec
@@ -149,7 +153,7 @@ def timed_forms(
     rankers = {}
     for form, model in models.items():
         rankers[form] = Ranker(replace(artifact, model=model), log)
-        rankers[form]._choose = lambda job, scores, pace: FixedDepth(Plan(PLAN))  # type: ignore[method-assign]
+        rankers[form]._choose = lambda job, scores, pace: FixedDepth(Plan(plan))  # type: ignore[method-assign]
     bodies = list(synthetic_world.request_bodies(10))[:4]
     requests = [decode_request(msgspec.json.encode(body), rankers["tuned"].limits) for body in bodies]
     times: dict[str, dict[str, list[float]]] = {form: {} for form in rankers}

@@ -6,9 +6,10 @@
 
 The largest preset cannot be trained here, and random weights have no gain that a ladder could keep. So a narrow model
 with the same levels (what each reads, its interaction layers, ranks and tokens), 64 wide, is trained on KuaiRand for a
-few minutes. Days of users as lists of 2,000 videos (``kuairand_slates.py``) are replayed at full depth; the ladder is
-fitted on those of 04-29 with the costs that the largest preset has by its FLOPs (warm, history 1,024). The plan is the
-cheapest rung that keeps ``--keep`` there; what it keeps on 04-30 is printed with its interval over users.
+few minutes; each level corrects the one before, as by default (the recipe starts them anew: ``--anew``). Days of users
+as lists of 2,000 videos (``kuairand_slates.py``) are replayed at full depth; the ladder is fitted on those of 04-29 with
+the costs that the largest preset has by its FLOPs (warm, history 1,024), with all plans of its Pareto front as rungs.
+The plan is the cheapest that keeps ``--keep`` there; what it keeps on 04-30 is printed with its interval over users.
 """
 
 from __future__ import annotations
@@ -36,15 +37,16 @@ from depthrank.training.fit_policy import fit_ladder
 from depthrank.training.replay_requests import replay
 
 PRESET, HISTORY, WIDTH = "large", 1_024, 64
+EVERY = 1_000  # rungs
 
 
-def trained(work: Path, out: Path, minutes: float) -> None:
+def trained(work: Path, out: Path, minutes: float, anew: bool) -> None:
     """A narrow model with the levels of the largest preset."""
     whole = sizes._PRESETS[PRESET]
     levels = tuple(replace(level, width=None) for level in whole["levels"])
     narrow = {"width": WIDTH, "table_width": 32, "heads": 4, "levels": levels}
     spec = yaml.safe_load((work / "ranking.yaml").read_text())
-    spec["model"] |= {"preset": PRESET}
+    spec["model"] |= {"preset": PRESET, "levels_correct": not anew}
     spec["training"] |= {"minutes": minutes, "epochs": 1}
     path = work / "fitted_plan.yaml"
     path.write_text(yaml.safe_dump(spec, sort_keys=False))
@@ -68,7 +70,7 @@ def fitted(slates: Slates, most: int, keep: float, candidates: int) -> dict[str,
     """The cheapest rung that keeps ``keep`` on validation, and what it keeps on test."""
     rates = costs_of_preset(slates.artifact.model.config)
     validation, judged = (replay(slates.full, slates.requests(split, most)) for split in ("validation", "test"))
-    ladder = fit_ladder(validation, rates)
+    ladder = fit_ladder(validation, rates, most_rungs=EVERY)
     rung = next(rung for rung in ladder.rungs if rung.kept_gain >= keep)
     plan = FixedPlan(rung.widths, ladder.usual, ladder.power)
     kept = kept_gain(
@@ -91,6 +93,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--work", type=Path, default=Path("work/kuairand"), help="the prepared recipe with its log")
     parser.add_argument("--minutes", type=float, default=2.0, help="of training")
+    parser.add_argument("--anew", action="store_true", help="no level corrects the one before")
     parser.add_argument("--requests", type=int, default=60, help="of each day, at most")
     parser.add_argument("--candidates", type=int, default=2_000)
     parser.add_argument("--keep", type=float, default=0.95)
@@ -100,7 +103,7 @@ def main() -> None:
 
     set_torch_threads(1)
     with tempfile.TemporaryDirectory() as folder:
-        trained(options.work, Path(folder) / "artifact", options.minutes)
+        trained(options.work, Path(folder) / "artifact", options.minutes, options.anew)
         with open_log(f"lmdb:{options.work}/events", read_only=True) as log:
             spec = write_slates(options.work, options.requests, options.candidates)
             slates = Slates.load(spec, Path(folder) / "artifact", log)

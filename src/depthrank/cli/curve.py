@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shlex
+import sys
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -38,7 +40,7 @@ def curve(
     if json is None or str(json) != "-":
         _show(figures)
     if json is not None:
-        write_json(figures, json)
+        write_json({"command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]), **figures}, json)
     if html is not None:
         found.write_html(html)
         note(f"the page is {html}")

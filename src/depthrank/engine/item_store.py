@@ -101,7 +101,7 @@ class ItemStore:
         known_N = np.where(rows_N < size, rows_N, 0)
         index = torch.from_numpy(known_N)
         with self._lock:
-            found = [self._side.parts()[part][index] for part in parts]
+            found = [self._side.parts()[part].index_select(0, index) for part in parts]
             for old in reversed(self._overwritten):  # the oldest above ``version`` is read last and stays
                 if old.version > version:
                     place_N = np.searchsorted(old.rows, known_N)

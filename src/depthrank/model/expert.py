@@ -45,8 +45,9 @@ class CandidateState:
         """The states of a sorted ``index``: survivors, gathered once."""
         source = None if self.source is None else (self.source[0], self.source[1].select(index))
         optional = (self.inputs_NC, self.code_N, self.counted_N, self.signals_NF)
-        chosen = (None if part is None else part[index] for part in optional)
-        return CandidateState(self.tokens_NTD[index], self.x_ND[index], source, *chosen)
+        chosen = (None if part is None else part.index_select(0, index) for part in optional)
+        tokens_NTD, x_ND = self.tokens_NTD.index_select(0, index), self.x_ND.index_select(0, index)
+        return CandidateState(tokens_NTD, x_ND, source, *chosen)
 
     @classmethod
     def joined(cls, states: Sequence[CandidateState]) -> CandidateState:

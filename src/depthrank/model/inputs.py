@@ -35,11 +35,11 @@ class ItemSide:
 
     def of_candidates(self, part_U: Tensor, rows_N: Tensor) -> Tensor:
         """A part's rows by candidate."""
-        return part_U if self.in_order else part_U[rows_N]
+        return part_U if self.in_order else part_U.index_select(0, rows_N)
 
     def rows(self, index: Tensor) -> ItemSide:
         """The rows of ``index``."""
-        return ItemSide(*(part[index] for part in self.parts()))
+        return ItemSide(*(part.index_select(0, index) for part in self.parts()))
 
 
 @dataclass
@@ -102,9 +102,9 @@ class CandidateInputs:
 
     def select(self, index: Tensor) -> CandidateInputs:
         """The candidates of a sorted ``index``: survivors, gathered once."""
-        counted_N = None if self.counted_N is None else self.counted_N[index]
-        columns = self.rows_N[index], self.ids_NI[index], self.floats_NF[index], self.request_of_candidate_N[index]
-        return CandidateInputs(*columns, counted_N)
+        columns = (self.rows_N, self.ids_NI, self.floats_NF, self.request_of_candidate_N)
+        counted_N = None if self.counted_N is None else self.counted_N.index_select(0, index)
+        return CandidateInputs(*(column.index_select(0, index) for column in columns), counted_N)
 
     @classmethod
     def joined(cls, parts: Sequence[CandidateInputs]) -> CandidateInputs:

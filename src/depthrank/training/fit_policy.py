@@ -122,17 +122,18 @@ def kept_gain_of(worth_R: Floats, router_R: Floats, full_R: Floats) -> float:
     return float((worth_R - router_R).sum()) / stake if stake > 0 else 1.0
 
 
-def fit_ladder(replayed: Replayed, rates: CostRates) -> PlanLadder:
+def fit_ladder(replayed: Replayed, rates: CostRates, *, most_rungs: int = MOST_RUNGS) -> PlanLadder:
     """The Pareto front of the plan grid, at the power of the widths that keeps most at small costs."""
     usual = max(1, int(np.median(replayed.count_R)))
     grid = plan_grid(usual, replayed.num_levels - 1, replayed.top)
     varied = float(replayed.count_R.std()) > 0.1 * usual
-    ladders = [_ladder_at(replayed, rates, grid, usual, power) for power in (POWERS if varied else (0.0,))]
+    powers = POWERS if varied else (0.0,)
+    ladders = [_ladder_at(replayed, rates, grid, usual, power, most_rungs) for power in powers]
     return max(ladders, key=_kept_at_small_costs)
 
 
 def _ladder_at(
-    replayed: Replayed, rates: CostRates, grid: list[tuple[int, ...]], usual: int, power: float
+    replayed: Replayed, rates: CostRates, grid: list[tuple[int, ...]], usual: int, power: float, most_rungs: int
 ) -> PlanLadder:
     widths_JD = np.array(grid, dtype=np.float64)
     caps_RJD = np.stack([scaled_widths(widths_JD, int(n), replayed.top, usual, power) for n in replayed.count_R])
@@ -140,7 +141,7 @@ def _ladder_at(
     cost_J = cost_RJ.sum(axis=0) / cost_RJ[:, -1].sum()
     kept_J = np.array([kept_gain_of(worth_RJ[:, j], worth_RJ[:, 0], worth_RJ[:, -1]) for j in range(len(grid))])
     inner = [j for j in pareto(cost_J[:-1], kept_J[:-1]) if j > 0 and cost_J[j] < cost_J[-1]]
-    chosen = thinned([0, *inner, len(grid) - 1], cost_J, MOST_RUNGS)
+    chosen = thinned([0, *inner, len(grid) - 1], cost_J, most_rungs)
     return PlanLadder(tuple(Rung(grid[j], float(cost_J[j]), float(kept_J[j])) for j in chosen), usual, power)
 
 
