@@ -195,6 +195,7 @@ def consumers(figures: dict[str, Any], eager: dict[str, float]) -> list[dict[str
             "floor_ms": figures["other_products_ms"] / num_levels,
         }
         for k, layers_ms in enumerate(figures["level_layers_ms"], start=1)
+        if f"level{k}_ms" in eager  # the plan has candidates for it
     ]
     return sorted([*figures["largest"], *beside], key=lambda row: -row["ms"])
 

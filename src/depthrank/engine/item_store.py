@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import threading
 import weakref
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -29,6 +30,14 @@ from depthrank.model import ElasticRanker, ItemSide
 CHUNK_ROWS = 8_192
 SLACK = 1.25
 TOKENS, VECTOR, BIAS, IDS, FLOATS = range(5)  # ``ItemSide.parts``; the last two where levels read item columns
+Pieces = Callable[[NDArray[np.int64]], Iterator[NDArray[np.int64]]]
+"""Rows in pieces to encode one after the other, in their order; of no rows, one empty piece."""
+
+
+def in_chunks(rows_N: NDArray[np.int64]) -> Iterator[NDArray[np.int64]]:
+    """Pieces as large as is quickest, for when nobody waits."""
+    for start in range(0, max(rows_N.size, 1), CHUNK_ROWS):
+        yield rows_N[start : start + CHUNK_ROWS]
 
 
 @dataclass(frozen=True)
@@ -43,10 +52,13 @@ class _Overwritten:
 class ItemStore:
     """ItemSide for every catalogue row; ``version`` counts refreshes."""
 
-    def __init__(self, model: ElasticRanker, encoder: FeatureEncoder, items: Catalogue) -> None:
+    def __init__(
+        self, model: ElasticRanker, encoder: FeatureEncoder, items: Catalogue, pieces: Pieces | None = None
+    ) -> None:
+        """Encodes every row, in ``pieces`` where requests are served meanwhile."""
         self._model, self._encoder, self._items = model, encoder, items
         self._lock = threading.Lock()
-        self._side = self._encode(np.arange(items.size, dtype=np.int64), model)
+        self._side = self._encode(np.arange(items.size, dtype=np.int64), model, pieces or in_chunks)
         self._size, self._version = items.size, 0
         self._changed_V = np.zeros(items.size, dtype=np.int64)  # the version of the last refresh
         self._outdated_V = np.zeros(items.size, dtype=np.int64)  # the version of the last delta
@@ -75,9 +87,11 @@ class ItemStore:
         if rows.size:
             self.publish(rows, self.encode(rows))
 
-    def encode(self, rows: NDArray[np.int64], model: ElasticRanker | None = None) -> ItemSide:
-        """Rows encoded by another model, by default by that of the store."""
-        return self._encode(rows, model or self._model)
+    def encode(
+        self, rows: NDArray[np.int64], model: ElasticRanker | None = None, pieces: Pieces | None = None
+    ) -> ItemSide:
+        """Rows encoded by another model, by default by that of the store, in ``pieces`` beside requests."""
+        return self._encode(rows, model or self._model, pieces or in_chunks)
 
     def publish(
         self, rows: NDArray[np.int64], fresh: ItemSide, model: ElasticRanker | None = None, *, outdates: bool = False
@@ -140,10 +154,10 @@ class ItemStore:
 
     @torch.inference_mode(False)
     @torch.no_grad()
-    def _encode(self, rows: NDArray[np.int64], model: ElasticRanker) -> ItemSide:
+    def _encode(self, rows: NDArray[np.int64], model: ElasticRanker, pieces: Pieces) -> ItemSide:
         parts = []
-        for start in range(0, max(rows.size, 1), CHUNK_ROWS):
-            encoded = self._encoder.encode_items(self._items, rows[start : start + CHUNK_ROWS])
+        for piece in pieces(rows):
+            encoded = self._encoder.encode_items(self._items, piece)
             parts.append(model.encode_items(torch.from_numpy(encoded.ids), torch.from_numpy(encoded.floats)))
         return ItemSide(*(torch.cat(same) for same in zip(*(p.parts() for p in parts), strict=True)))
 

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from depthrank.artifact import Artifact, Delta, apply_columns, load_delta, with_delta
 from depthrank.engine.compiled_levels import with_compiled_levels
 from depthrank.engine.generation import Generation
-from depthrank.engine.item_store import CHUNK_ROWS, ItemStore
+from depthrank.engine.item_store import ItemStore, Pieces
 from depthrank.engine.upserts import replay_upserts
 from depthrank.model import ItemSide
 from depthrank.tables import RowSet, served_tables
@@ -58,8 +58,9 @@ class Prepared:
     prepare_s: float
 
 
-def prepare(generation: Generation, path: str | Path) -> Prepared:
-    """Read and verify a delta and encode what it changes; nothing that serves is touched. Raises ArtifactError."""
+def prepare(generation: Generation, path: str | Path, pieces: Pieces) -> Prepared:
+    """Read and verify a delta and encode what it changes, in ``pieces``; nothing that serves is touched. Raises
+    ArtifactError."""
     started = time.monotonic()
     delta = load_delta(path)
     artifact = with_delta(generation.artifact, delta)
@@ -69,10 +70,10 @@ def prepare(generation: Generation, path: str | Path) -> Prepared:
     store, side, rows = None, None, np.zeros(0, np.int64)
     with torch.inference_mode(False), torch.no_grad():
         if any(name.startswith(_ITEM_WEIGHTS) for name in delta.dense):
-            store = ItemStore(artifact.model, artifact.encoder, generation.items)
+            store = ItemStore(artifact.model, artifact.encoder, generation.items, pieces)
         elif ITEM_TABLE in delta.rows:
-            rows = _rows_that_read(generation, artifact, delta)
-            side = generation.store.encode(rows, artifact.model)
+            rows = _rows_that_read(generation, artifact, delta, pieces)
+            side = generation.store.encode(rows, artifact.model, pieces)
     return Prepared(delta, generation, artifact, store, rows, side, seen, time.monotonic() - started)
 
 
@@ -113,13 +114,12 @@ def publish(
     )
 
 
-def _rows_that_read(generation: Generation, artifact: Artifact, delta: Delta) -> NDArray[np.int64]:
+def _rows_that_read(generation: Generation, artifact: Artifact, delta: Delta, pieces: Pieces) -> NDArray[np.int64]:
     """Catalogue rows with an id whose table row the delta changes, ascending."""
     row_C, _ = delta.rows[ITEM_TABLE]
     table = served_tables(artifact.model)[ITEM_TABLE]
     changed, found = RowSet(row_C, table.source.num_rows), []
-    for start in range(0, generation.items.size, CHUNK_ROWS):
-        rows = np.arange(start, min(start + CHUNK_ROWS, generation.items.size), dtype=np.int64)
+    for rows in pieces(np.arange(generation.items.size, dtype=np.int64)):
         ids_nI = torch.from_numpy(artifact.encoder.encode_items(generation.items, rows).ids)
         found.append(rows[changed.holds(table.rows_of(ids_nI)).flatten(1).any(dim=1).numpy()])
     return np.concatenate(found) if found else np.zeros(0, np.int64)

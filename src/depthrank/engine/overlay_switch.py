@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from depthrank.artifact import Cache, compacted
+from depthrank.engine.beside_requests import BesideRequests
 from depthrank.engine.generation import Generation
 from depthrank.engine.item_store import ItemSnapshot
 from depthrank.engine.overlay import DeltaReport, Prepared, prepare, publish
@@ -24,6 +25,7 @@ class GenerationSwitch:
     def __init__(self, generation: Generation, ages: StateAges) -> None:
         self.generation, self._ages = generation, ages
         self._lock, self._one_delta = threading.Lock(), threading.Lock()
+        self.beside = BesideRequests()
 
     def view(self) -> tuple[Generation, ItemSnapshot, int]:
         """What a request sees from its start to its end: the generation, its items, the newest upsert applied."""
@@ -34,7 +36,11 @@ class GenerationSwitch:
     def apply_delta(self, path: str | Path) -> DeltaReport:
         """Prepare and publish the next delta. Raises ArtifactError; nothing has changed then."""
         with self._one_delta:
-            return self.publish_delta(prepare(self.generation, path))
+            return self.publish_delta(self.prepare_delta(path))
+
+    def prepare_delta(self, path: str | Path) -> Prepared:
+        """Make a delta ready beside the requests, which it hardly delays; changes nothing. Raises ArtifactError."""
+        return prepare(self.generation, path, self.beside.pieces)
 
     def publish_delta(self, prepared: Prepared) -> DeltaReport:
         """Publish what was prepared. Raises ArtifactError where another was published meanwhile."""

@@ -98,7 +98,8 @@ class PlanRun:
             with self.timings.stage(f"level{level}"):
                 survivors, index = survivors[kept], torch.from_numpy(kept)
                 state = None if state is None else state.select(index)
-                done, logits_NK, state = yield from self._level(level, scores, survivors, logits_NK.index_select(0, index), state)
+                logits_NK = logits_NK.index_select(0, index)
+                done, logits_NK, state = yield from self._level(level, scores, survivors, logits_NK, state)
             before = level
             if not self._finished(level, scores, survivors.size, done):
                 break

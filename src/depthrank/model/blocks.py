@@ -54,8 +54,8 @@ class RMSNorm(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """[..., width] -> [..., width]."""
         length = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
-        scaled: Tensor = x * (length.square() / self.width + self.eps).rsqrt() * self.weight
-        return scaled
+        scaled: Tensor = x * (length.square() / self.width + self.eps).rsqrt()
+        return scaled * self.weight if torch.is_grad_enabled() else scaled.mul_(self.weight)
 
 
 def norm(width: int) -> RMSNorm:

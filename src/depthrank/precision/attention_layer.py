@@ -34,7 +34,11 @@ class Bf16Attention(AttentionLayer):
         n, heads, num_queries, width = q_nHQd.shape
         num_keys, bf16 = k_nHPd.shape[2], torch.bfloat16
         q_bQd = (q_nHQd * width**-0.5).to(bf16).reshape(n * heads, num_queries, width)
-        k_bPd, v_bPd = (x.to(bf16).reshape(n * heads, num_keys, width) for x in (k_nHPd, v_nHPd))
+        # contiguous at once: products copy keys of a transposed layout, which a mere cast would keep
+        k_bPd, v_bPd = (
+            x.to(bf16, memory_format=torch.contiguous_format).reshape(n * heads, num_keys, width)
+            for x in (k_nHPd, v_nHPd)
+        )
         bias_b1P = None
         if bias is not None:
             bias_b1P = bias.to(bf16).expand(n, heads, 1, num_keys).reshape(n * heads, 1, num_keys)
