@@ -3,15 +3,19 @@
     python benchmarks/bench_swaps.py [--artifact demo/artifact] [--events demo/events] [--every-s 7] [--swaps 200]
                                      [--json F]
 
-The server is a process of its own. Its capacity is taken as the goodput at which it answers a closed loop of two
-clients; then 70 % of that is offered three times: twice as it is (the band), and once while a version is loaded,
-labelled stable and the one before unloaded, ten times, one every few seconds. Latency counts from the intended send
-time. Then 200 versions, one after the other, on a server without a load, for memory. About 4 minutes.
+The server is a process of its own. Its capacity is taken as the rate at which it answers a closed loop of two clients;
+then 70 % of that is offered three times: twice as it is (the band), and once while a version is loaded, labelled stable
+and the one before unloaded, again and again. Both versions are the same model but for a hundredth of its norms, plan
+ladder included, so that the load is the same whichever serves. Latency counts from the intended send time. Then 200
+versions, one after the other, on a server without a load, for memory. About 4 minutes.
+
+``--part loaded`` or ``--part alone`` runs one of the two and keeps the other's figures in the file.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import tempfile
 import threading
 import time
@@ -36,20 +40,27 @@ def main() -> None:
     parser.add_argument("--events", type=Path, default=Path("demo/events"))
     parser.add_argument("--every-s", type=float, default=7.0, help="between two swaps under load")
     parser.add_argument("--swaps", type=int, default=200, help="without a load, for memory")
+    parser.add_argument("--under-load", type=int, default=SWAPS_UNDER_LOAD, help="swaps under load, at most")
+    parser.add_argument("--part", choices=("loaded", "alone"), help="default: both")
     parser.add_argument("--deadline-ms", type=float, default=100.0)
     parser.add_argument("--json", type=Path)
     wanted = parser.parse_args()
+    kept: dict[str, Any] = json.loads(wanted.json.read_text()) if wanted.json and wanted.json.exists() else {}
     nursery = Nursery()
     try:
         with tempfile.TemporaryDirectory() as place:
             folder = model_folder(wanted.artifact, wanted.events, Path(place) / "models")
             log = f"lmdb:{folder / 'events'}"
-            with nursery.running(folder / "v1", log, settings=settings()) as server:
-                result = measured(server, wanted)
-            with nursery.running(folder / "v1", log, settings=settings(warm_users=0)) as server:
-                alone = Swaps(server, wanted.swaps)
-                alone.run()
-        write_result({**result, "swaps_alone": alone.facts()}, wanted.json)
+            if wanted.part != "alone":
+                with nursery.running(folder / "v1", log, settings=settings()) as server:
+                    kept |= measured(server, wanted)
+                write_result(kept, wanted.json)
+            if wanted.part != "loaded":
+                with nursery.running(folder / "v1", log, settings=settings(warm_users=0)) as server:
+                    alone = Swaps(server, wanted.swaps)
+                    alone.run()
+                facts = machine_facts("depthrank", "torch")
+                write_result({**kept, "swaps_alone": {**alone.facts(), "machine": facts}}, wanted.json)
     finally:
         nursery.stop()
 
@@ -65,10 +76,10 @@ def measured(server: Server, wanted: argparse.Namespace) -> dict[str, Any]:
     capacity = closed_loop_rps(server, bodies)
     rate = LOAD_SHARE * capacity
     band = [loaded(server, bodies, rate, BAND_S, seed) for seed in (1, 2)]
-    swaps = Swaps(server, SWAPS_UNDER_LOAD, wanted.every_s)
+    swaps = Swaps(server, wanted.under_load, wanted.every_s)
     thread = threading.Thread(target=swaps.run)
     thread.start()
-    during = loaded(server, bodies, rate, SWAPS_UNDER_LOAD * wanted.every_s, 3)
+    during = loaded(server, bodies, rate, wanted.under_load * wanted.every_s, 3)
     swaps.stop.set()
     thread.join()
     p99 = [run["p99_ms"] for run in band]

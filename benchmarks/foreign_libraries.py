@@ -12,6 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from foreign_tabular import TABULAR
+
 NUM_ROWS, NUM_IDS, LENGTH, WIDTH = 12, 20, 10, 8
 Built = tuple[str, Callable[[], tuple[nn.Module, Any, Any]]]
 
@@ -284,6 +286,14 @@ def x_transformers() -> Iterator[Built]:
             yield f"{kind} {name}", lambda kind=kind, settings=settings: build(kind, **settings)
 
 
+def styles() -> Iterator[Built]:
+    """Rankers written anew in the ways of public code."""
+    for module in ("foreign_style_sequences", "foreign_style_texts"):
+        importlib.import_module(module)
+    yield from importlib.import_module("foreign_styles").STYLES.items()
+
+
 LIBRARIES: dict[str, Callable[[], Iterator[Built]]] = {
-    f.__name__: f for f in (deepctr_torch, torchfm, recbole, rtdl_revisiting_models, tabm, transformers, x_transformers)
-}
+    f.__name__: f
+    for f in (deepctr_torch, torchfm, recbole, rtdl_revisiting_models, tabm, transformers, x_transformers, styles)
+} | TABULAR

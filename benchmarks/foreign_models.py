@@ -8,20 +8,26 @@ A library that is not installed is left out and said so. An environment for all 
     printf '%s\\n' $PWD/.venv/lib/python3.11/site-packages $PWD/src > /tmp/foreign/lib/python3.11/site-packages/own.pth
     /tmp/foreign/bin/pip install --no-deps deepctr-torch torchfm recbole rtdl-revisiting-models tabm rtdl-num-embeddings
     /tmp/foreign/bin/pip install --no-deps einops einx loguru colorlog texttable tabulate thop h5py
+    /tmp/foreign/bin/pip install --no-deps pytorch-widedeep tab-transformer-pytorch pytorch-tabnet fuxictr rectools
     /tmp/foreign/bin/pip install transformers x-transformers
+
+The library ``styles`` is our own: rankers written anew in the ways of public code (``foreign_styles`` and the two
+beside it). A JSON that exists keeps what this run did not try.
 
 Every model is built at its library's own defaults over the same made-up features: a few ids of the user and of the
 item, a history of ten where the model takes one; its tables and matrices are drawn anew, so that scores vary. It is
 shared, and compared with the original on draws that ``share`` did not see: one and three requests, 1 to 33 candidates,
-and bound to a catalogue. ``equal`` within 1e-5 of max(1, max |b|),
-``refused`` with the reason, ``different`` or ``failed`` otherwise: the last two are faults of ours.
+and bound to a catalogue. ``equal`` within 1e-5 of max(1, max |b|) (four units where the model computes in half
+precision), ``refused`` with the reason, ``different`` or ``failed`` otherwise: the last two are faults of ours.
+``x_eager`` is the CPU time of the original on replicated inputs over that of the shared form for one request and
+``--rows`` candidates, medians of interleaved calls; ``calls_run`` says which form that is, as ``share`` chose.
 """
 
 from __future__ import annotations
 
 import argparse
-import importlib
 import json
+import statistics
 import time
 import warnings
 from collections import Counter
@@ -36,14 +42,16 @@ from torch.utils._pytree import tree_leaves
 from depthrank.errors import SharingError
 from depthrank.sharing import Refused, share
 from depthrank.sharing.inputs import ModuleInputs, Sides, join_pairs, read_example, split_sides
-from depthrank.sharing.verify import distance, draw_inputs
+from depthrank.sharing.verify import distance, draw_inputs, tolerance
 from foreign_libraries import LIBRARIES
+from foreign_tabular import import_library
 from machine_facts import machine_facts, show_facts
 
 DRAWS = ((1, 1), (1, 2), (1, 33), (3, 29))
+REPEATS = 7
 
 
-def judge(build: Callable[[], tuple[nn.Module, Any, Any]]) -> dict[str, Any]:
+def judge(build: Callable[[], tuple[nn.Module, Any, Any]], rows: int) -> dict[str, Any]:
     """Build, share and compare one model: its outcome with a reason, and what sharing removes."""
     torch.manual_seed(0)
     start = time.perf_counter()
@@ -65,16 +73,50 @@ def judge(build: Callable[[], tuple[nn.Module, Any, Any]]) -> dict[str, Any]:
     report = shared.report
     at, bound = report.flops(1000), report.flops(1000, bound=True)
     found: dict[str, Any] = {
-        "outcome": "different" if worst > 1e-5 else "equal",
+        "outcome": "different" if worst > tolerance(shared.program.graph) else "equal",
         "gap": worst,
         "draws": compared,
         "seconds": round(time.perf_counter() - start, 1),
         "written_out_bytes": sum(w.bytes_per_candidate for w in report.written_out),
-        "flops_saved": round(at["before"] / max(at["after"], 1), 2),
-        "flops_saved_bound": round(bound["before"] / max(bound["after"], 1), 2),
+        "flops_saved": ratio(at),
+        "flops_saved_bound": ratio(bound),
     }
+    if rows:
+        found |= times(module, shared, inputs, split_sides(inputs, request), rows)
     hoisted = [note for note in report.notes if "hoisting alone" in note]
     return found | ({"why": hoisted[0][:300]} if hoisted else {})
+
+
+def ratio(flops: dict[str, int]) -> float:
+    """Products before over after; 1 where the model has none."""
+    return round(max(flops["before"], 1) / max(flops["after"], 1), 2) if flops["before"] else 1.0
+
+
+def times(module: nn.Module, shared: Any, inputs: ModuleInputs, sides: Sides, rows: int) -> dict[str, Any]:
+    """CPU milliseconds of the original, shared and bound, for one request; how often the original's they are."""
+    draw = draw_inputs(inputs, sides, 1, rows, seed=5)
+    args, kwargs = inputs.arguments(join_pairs(sides, draw.request, draw.candidate, draw.request_of_candidate))
+    bound, places = shared.bind(draw.candidate), torch.arange(rows)
+    calls: dict[str, Callable[[], Any]] = {
+        "eager": lambda: module(*args, **kwargs),
+        "shared": lambda: shared(draw.request, draw.candidate),
+        "bound": lambda: bound(draw.request, places),
+    }
+    taken: dict[str, list[float]] = {name: [] for name in calls}
+    with torch.no_grad():
+        for turn in range(REPEATS + 1):
+            for name, call in calls.items():
+                start = time.process_time()
+                call()
+                if turn:
+                    taken[name].append(1e3 * (time.process_time() - start))
+    ms = {name: statistics.median(v) for name, v in taken.items()}
+    return {
+        "calls_run": "shared" if shared.report.pays else "original",
+        "eager_ms": round(ms["eager"], 3),
+        "x_eager": round(ms["eager"] / ms["shared"], 2),
+        "x_eager_bound": round(ms["eager"] / ms["bound"], 2),
+    }
 
 
 def draw_weights(module: nn.Module) -> None:
@@ -116,6 +158,9 @@ def line(name: str, found: dict[str, Any]) -> str:
     if found["outcome"] in ("equal", "different"):
         saved = f"{found['flops_saved']}x, bound {found['flops_saved_bound']}x"
         text = f"gap {found['gap']:.0e}, {saved}, {found['seconds']} s"
+        if "x_eager" in found:
+            text += f", {found['eager_ms']} ms eager / {found['x_eager']} / bound {found['x_eager_bound']}"
+            text += "" if found["calls_run"] == "shared" else " (calls run the original)"
         return f"  {name:40} {found['outcome']:9} {text} {found.get('why', '')}"
     return f"  {name:40} {found['outcome']:9} {found['why']} {found.get('source', '')}"
 
@@ -124,18 +169,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--libraries", default=",".join(LIBRARIES))
     parser.add_argument("--models", default="", help="only models whose names hold this")
+    parser.add_argument("--rows", type=int, default=1000, help="candidates to time at; 0 leaves times out")
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
     about = machine_facts("depthrank")
     show_facts(about)
-    results: dict[str, Any] = {}
-    if args.json and args.json.exists():
-        results = json.loads(args.json.read_text())["libraries"]
     for name in args.libraries.split(","):
         try:
-            library = importlib.import_module(name)
+            library = import_library("foreign_styles" if name == "styles" else name)
         except ImportError as error:
             print(f"{name}: not installed ({first_line(error)})", flush=True)
             continue
@@ -144,13 +187,24 @@ def main() -> None:
         for model, build in LIBRARIES[name]():
             if args.models.lower() not in model.lower():
                 continue
-            found[model] = judge(build)
+            found[model] = judge(build, args.rows)
             print(line(model, found[model]), flush=True)
-        counts = Counter(f["outcome"] for f in found.values())
-        print(f"  {name}: {dict(counts)}", flush=True)
-        results[name] = {"counts": dict(counts), "models": found}
+        print(f"  {name}: {counts(found)}", flush=True)
         if args.json:
-            args.json.write_text(json.dumps({"machine": about, "libraries": results}, indent=1))
+            keep(args.json, name, found, about)
+
+
+def counts(models: dict[str, Any]) -> dict[str, int]:
+    return dict(Counter(m["outcome"] for m in models.values()))
+
+
+def keep(path: Path, library: str, found: dict[str, Any], about: dict[str, Any]) -> None:
+    """Write what was found of a library beside what the file has of others, and of its other models."""
+    known = json.loads(path.read_text()) if path.exists() else {}
+    libraries = known.get("libraries", {})
+    models = libraries.get(library, {}).get("models", {}) | found
+    libraries[library] = {"machine": about, "counts": counts(models), "models": models}
+    path.write_text(json.dumps({"libraries": libraries}, indent=1))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Rankers written anew in the ways people write them in public code: what `foreign_models.py` shares as library `styles`.
+"""Rankers written anew in the ways of public code: what `foreign_models.py` shares as library `styles`.
 
 Each is a small model of a known family whose forward uses idioms that a compiler can trip over: containers in and out,
 masks, in-place writes, parametrizations, hooks, complex numbers, Python loops. The feature-cross and multi-task
@@ -251,8 +251,7 @@ class GDCN(nn.Module):
         self.head = nn.Linear(total + 64, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = x + x.new_tensor(self.offsets.tolist()).unsqueeze(0) if False else x + self.offsets
-        x0 = self.table(x).view(-1, NUM_FIELDS * WIDTH)
+        x0 = self.table(x + self.offsets).view(-1, NUM_FIELDS * WIDTH)
         cross = x0
         for w, wg, b in zip(self.w, self.wg, self.b):
             cross = x0 * (w(cross) + b) * torch.sigmoid(wg(cross)) + cross

@@ -1,33 +1,37 @@
 """What ``bench_overload`` serves and judges by: a ranker of films with tastes that can be learned, whose router takes a
 tenth of full depth or less, and what every plan is worth to every user, known from ranking once at full depth.
 
-MovieLens-100K as ``depthrank demo`` has it, with the preset ``small`` instead of ``demo``: 1,682 films, all of them
-candidates of every request. Requests are as of one fixed time, so that what was returned under load can be judged.
+An artifact that is given, or MovieLens-100K as ``depthrank demo`` has it, with the preset ``small`` and not ``demo``.
+Candidates of every request are the same 1,500 films, and requests are as of one fixed time, so that what was returned
+under load can be judged.
 
-Legend: R users, N candidates, J rungs, L levels.
+Legend: R users, Q requests, N candidates, J rungs, L levels, P prices.
 """
 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from depthrank.routing import AdaptivePolicy, CostRates
+from depthrank.routing import AdaptivePolicy, CostRates, DecisionInputs
 from depthrank.routing.price import bisect_price, choices_at
 from depthrank.routing.replayed import Replayed
+from depthrank.routing.signals import Signals
+from overload_capacity import PlanCosts
 
 NUM_USERS = 64
+NUM_CANDIDATES = 1_500
 TOP = 10
 AS_OF_MS = 1_700_000_000_000
 MINUTES = 3.0
 FIT_SECONDS = 90.0
-NARROW_USERS = 16
-NARROW_BUDGETS = (0.1, 0.15, 0.25, 0.5)
 
 Floats = NDArray[np.float64]
 
@@ -76,79 +80,92 @@ def _fit_where_unfitted(path: Path, spec: Path, log: str) -> None:
     save_artifact(path, dataclasses.replace(contents, adaptive=fitted.policy))
 
 
-def bodies(users: list[str], deadline_ms: float | None, **fields: Any) -> list[dict[str, Any]]:
-    """One request a user, all films its candidates."""
-    every = {"candidates": "all", "top": TOP, "time_ms": AS_OF_MS, "deadline_ms": deadline_ms, **fields}
+def bodies(
+    users: Sequence[str], items: Sequence[str], deadline_ms: float | None, **fields: Any
+) -> list[dict[str, Any]]:
+    """One request a user for these candidates; ids that are numbers go as such, as most catalogues have them."""
+    listed = [int(item) if item.isdecimal() else item for item in items]
+    every = {"candidates": listed, "top": TOP, "time_ms": AS_OF_MS, "deadline_ms": deadline_ms, **fields}
     return [{"user": user, **every} for user in users]
 
 
 @dataclass(frozen=True, eq=False)
 class Known:
     """What is known of the users afterwards. ``gain_RJ``: what each rung gains over the router, in value at full depth;
-    ``cost_RJ``: its predicted thread time in ms, without ``beside_ms``, what a request takes beside its levels.
-    ``item_N``: films in the order of ``value_RN``, their values at full depth."""
+    ``width_RJ``: the candidates that it gives level 1. ``item_N``: films in the order of ``value_RN``, their values at
+    full depth. ``chosen_PR``: the rungs that the policy takes by price, from what level 0 tells."""
 
-    users: list[str]
-    item_N: list[str]
+    users: tuple[str, ...]
+    item_N: tuple[str, ...]
     value_RN: Floats
     router_R: Floats
     gain_RJ: Floats
-    cost_RJ: Floats
-    beside_ms: float
-    chosen: dict[float, tuple[Floats, Floats]]
+    width_RJ: Floats
+    chosen_PR: NDArray[np.int64]
 
     @property
     def full_gain_R(self) -> Floats:
         """What full depth gains."""
         return self.gain_RJ[:, -1]
 
-    def gain_of(self, user: str, items: list[str]) -> float:
-        """What an answer gained over the router's."""
-        r, place = self.users.index(user), {item: n for n, item in enumerate(self.item_N)}
-        value = sum(self.value_RN[r, place[item]] / np.log2(k + 2.0) for k, item in enumerate(items))
-        return float(value - self.router_R[r])
+    @cached_property
+    def _place(self) -> dict[str, int]:
+        return {item: n for n, item in enumerate(self.item_N)}
 
-    def best(self, row_Q: NDArray[np.int64], capacity_ms: float) -> float:
+    def gain_of(self, row: int, items: list[str]) -> float:
+        """What an answer to a user gained over the router's."""
+        place = self._place
+        value = sum(self.value_RN[row, place[item]] / np.log2(k + 2.0) for k, item in enumerate(items))
+        return float(value - self.router_R[row])
+
+    def best(self, row_Q: NDArray[np.int64], costs: PlanCosts, capacity_ms: float) -> float:
         """The gain of the knapsack optimum for requests of these users: the sum of their gains at the lowest price at
-        which they take ``capacity_ms`` at most, everything known beforehand."""
-        gain_QJ, cost_QJ = self.gain_RJ[row_Q], self.cost_RJ[row_Q] + self.beside_ms
+        which they take ``capacity_ms`` of the server's cores at most, everything known beforehand."""
+        gain_QJ, cost_QJ = self.gain_RJ[row_Q], costs.of(self.width_RJ)[row_Q]
         price = bisect_price(capacity_ms / max(len(row_Q), 1), gain_QJ, cost_QJ)
         rung_Q = choices_at(price, gain_QJ, cost_QJ)
         return float(np.take_along_axis(gain_QJ, rung_Q[:, None], axis=1).sum())
 
-    def best_of_policy(self, row_Q: NDArray[np.int64], capacity_ms: float) -> float:
-        """The same for the policy's own choices, made from what level 0 tells: one price for all."""
-        found = 0.0
-        for gain_R, cost_R in self.chosen.values():
-            if float((cost_R[row_Q] + self.beside_ms).sum()) <= capacity_ms:
-                found = max(found, float(gain_R[row_Q].sum()))
+    def best_of_policy(self, row_Q: NDArray[np.int64], costs: PlanCosts, capacity_ms: float) -> float:
+        """The same for the policy's own choices: one price for all."""
+        found, rows_R = 0.0, np.arange(len(self.users))
+        cost_RJ = costs.of(self.width_RJ)
+        for rung_R in self.chosen_PR:
+            if float(cost_RJ[rows_R, rung_R][row_Q].sum()) <= capacity_ms:
+                found = max(found, float(self.gain_RJ[rows_R, rung_R][row_Q].sum()))
         return found
 
 
-def users_of(artifact: Path, log: str) -> list[str]:
-    """The users that are asked for, in their order."""
-    from depthrank.events import open_log
+def known_of(artifact: Path, log: str, folder: Path) -> Known:
+    """``ranked_for_all``, kept in ``folder`` for the next run with the same artifact."""
+    from depthrank.artifact import read_manifest
 
-    with open_log(log, read_only=True) as events:
-        return sorted(events.some_users(NUM_USERS))
+    path = folder / f"known-{NUM_CANDIDATES}-{read_manifest(artifact).model_id.rpartition('-')[2]}.npz"
+    if path.exists():
+        with np.load(path) as kept:
+            fields = {name: kept[name] for name in kept.files}
+        return Known(**{**fields, "users": tuple(fields["users"].tolist()), "item_N": tuple(fields["item_N"].tolist())})
+    known = ranked_for_all(artifact, log)
+    folder.mkdir(parents=True, exist_ok=True)
+    np.savez(path, **{name: np.asarray(getattr(known, name)) for name in Known.__dataclass_fields__})
+    return known
 
 
-def known_of(artifact: Path, log: str, router_ms: float) -> Known:
-    """Rank for every user by the router and at full depth, and work out what each rung would have returned.
-
-    ``router_ms``: what a router's answer takes of the server in all.
-    """
+def ranked_for_all(artifact: Path, log: str) -> Known:
+    """Rank for every user by the router and at full depth, and work out what each rung would have returned."""
     from depthrank.engine.ranker import Ranker
-    from depthrank.training.fit_policy import caps_of, costs_of, signals_of_all, worths
+    from depthrank.training.fit_policy import caps_of, signals_of_all, worths
 
     ranker = Ranker.load(artifact, log)
-    items = list(ranker.items.ids_of(range(1, ranker.items.size)))
+    every = ranker.items.size - 1
+    rows = np.unique(np.linspace(1, every, min(every, NUM_CANDIDATES)).astype(np.int64))
+    items = tuple(ranker.items.ids_of(rows.tolist()))
     try:
         policy = ranker.generation.policy
         assert policy is not None and policy.num_levels == 2, "two levels tell what any plan returns"
         users = sorted(ranker.some_users(NUM_USERS))
-        value_LRN, history_R = _values(ranker, users)
-        _learn_costs(ranker, users[:NARROW_USERS])
+        ranker.warm()
+        value_LRN, history_R = _values(ranker, users, items)
         rates = ranker.economy().rates
     finally:
         ranker.close()
@@ -156,38 +173,26 @@ def known_of(artifact: Path, log: str, router_ms: float) -> Known:
     replayed = _replayed(np.take_along_axis(value_LRN, order_RN[None], axis=2), users, history_R)
     caps_RJD = caps_of(policy.ladder, replayed)
     worth_RJ = worths(replayed, caps_RJD)
-    gain_RJ, cost_RJ = worth_RJ - worth_RJ[:, :1], costs_of(replayed, rates, caps_RJD)
-    scenarios = [policy.scenarios.of({})] * len(users)
-    signals = signals_of_all(replayed, scenarios)
-    chosen = _chosen(policy, rates, replayed, signals, gain_RJ, cost_RJ)
-    beside_ms = router_ms - float(cost_RJ[:, 0].mean())
-    return Known(users, items, value_LRN[-1], worth_RJ[:, 0], gain_RJ, cost_RJ, max(beside_ms, 0.0), chosen)
+    signals = signals_of_all(replayed, [policy.scenarios.of({})] * len(users))
+    chosen_PR = _chosen(policy, rates, replayed, signals)
+    gain_RJ = worth_RJ - worth_RJ[:, :1]
+    return Known(tuple(users), items, value_LRN[-1], worth_RJ[:, 0], gain_RJ, caps_RJD[:, :, 0], chosen_PR)
 
 
-def _values(ranker: Any, users: list[str]) -> tuple[Floats, NDArray[np.int64]]:
-    """Values of all films [L, R, N] by level, and history lengths [R]."""
+def _values(ranker: Any, users: Sequence[str], items: Sequence[str]) -> tuple[Floats, NDArray[np.int64]]:
+    """Values of the films [L, R, N] by level, and history lengths [R]."""
     from depthrank.schema import Request
 
-    n = ranker.items.size - 1
-    place = {item: k for k, item in enumerate(ranker.items.ids_of(range(1, ranker.items.size)))}
-    value_LRN, history_R = np.zeros((2, len(users), n)), np.zeros(len(users), np.int64)
+    place = {item: k for k, item in enumerate(items)}
+    value_LRN, history_R = np.zeros((2, len(users), len(items))), np.zeros(len(users), np.int64)
     for r, user in enumerate(users):
         for level, mode in enumerate(("router", "full")):
-            body = bodies([user], None, mode=mode)[0]
-            answer = ranker.rank(Request(**{**body, "top": n}), spent=True)
+            body = bodies([user], items, None, mode=mode)[0]
+            answer = ranker.rank(Request(**{**body, "top": len(items)}), spent=True)
             for item in answer.items:
                 value_LRN[level, r, place[item.item]] = item.value
             history_R[r] = answer.spent.history_length
     return value_LRN, history_R
-
-
-def _learn_costs(ranker: Any, users: list[str]) -> None:
-    """Let the cost model see narrow plans too, so that it tells the fixed part of a level from the rest."""
-    from depthrank.schema import Request
-
-    for user in users:
-        for budget in NARROW_BUDGETS:
-            ranker.rank(Request(**bodies([user], None, budget=budget)[0]), price=0.0)
 
 
 def _replayed(value_LRC: Floats, users: list[str], history_R: NDArray[np.int64]) -> Replayed:
@@ -206,15 +211,12 @@ def _replayed(value_LRC: Floats, users: list[str], history_R: NDArray[np.int64])
 
 
 def _chosen(
-    policy: AdaptivePolicy, rates: CostRates, replayed: Replayed, signals: Any, gain_RJ: Floats, cost_RJ: Floats
-) -> dict[float, tuple[Floats, Floats]]:
-    """Gains and costs [R] of the policy's choices by price."""
-    from depthrank.routing import DecisionInputs
-
+    policy: AdaptivePolicy, rates: CostRates, replayed: Replayed, signals: Sequence[Signals]
+) -> NDArray[np.int64]:
+    """The rungs [P, R] of the policy's choices by price, lowest first."""
     low, high = policy.price_bounds
-    found = {}
-    for price in np.geomspace(low, high, 60).tolist():
-        rungs = [
+    chosen = [
+        [
             policy.decide(
                 DecisionInputs(
                     signals=one,
@@ -228,7 +230,6 @@ def _chosen(
             ).rung
             for r, one in enumerate(signals)
         ]
-        rung_R1 = np.array(rungs)[:, None]
-        gain_R, cost_R = (np.take_along_axis(x, rung_R1, axis=1)[:, 0] for x in (gain_RJ, cost_RJ))
-        found[price] = gain_R, cost_R
-    return found
+        for price in np.geomspace(low, high, 60).tolist()
+    ]
+    return np.array(chosen, dtype=np.int64)

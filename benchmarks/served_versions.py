@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 import sys
@@ -10,24 +11,50 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 TESTS = Path(__file__).parents[1] / "tests" / "server"
-for part in ("faults", "models"):
-    sys.path.insert(0, str(TESTS / part))
+sys.path.insert(0, str(TESTS / "faults"))
 
 from nursery import Nursery, Server, wait_for  # noqa: E402 - the tests' own
-from world_versions import save_version  # noqa: E402
 
 __all__ = ["Nursery", "Server", "model_folder", "resident_mb", "slope", "wait_for", "write_result"]
 
 
 def model_folder(artifact: Path, events: Path, folder: Path) -> Path:
-    """``v1`` (the artifact), ``v2`` (the same with other weights) and a copy of the log ``events``."""
+    """``v1`` (the artifact), ``v2`` (its twin) and a copy of the log ``events``."""
     folder.mkdir(parents=True)
     shutil.copytree(artifact, folder / "v1")
     shutil.copytree(events, folder / "events")
-    save_version(artifact, folder / "v2", scale=1.01)
+    save_twin(artifact, folder / "v2")
     return folder
+
+
+def save_twin(source: Path, target: Path) -> None:
+    """The artifact with its norms scaled by a hundredth, and so with another id; with the plan ladder of the first, as
+    a version without one costs several times as much and a swap to it shows that and nothing else."""
+    from depthrank.artifact import Contents, load_artifact, model_identity, save_artifact
+
+    loaded = load_artifact(source)
+    with torch.no_grad():
+        for name, parameter in loaded.model.named_parameters():
+            if "norm" in name:
+                parameter.mul_(1.01)
+    ladder = loaded.adaptive
+    if ladder is not None:
+        ladder = dataclasses.replace(ladder, made_for=model_identity(loaded.model))
+    manifest = loaded.manifest
+    contents = Contents(
+        loaded.spec,
+        loaded.model,
+        loaded.encoder,
+        loaded.items,
+        loaded.users,
+        manifest.log_position,
+        training=manifest.training,
+        adaptive=ladder,
+    )
+    save_artifact(target, contents)
 
 
 def resident_mb(pid: int) -> float:

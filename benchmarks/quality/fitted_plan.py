@@ -5,11 +5,12 @@
     python benchmarks/bench_large_preset.py --plan F
 
 The largest preset cannot be trained here, and random weights have no gain that a ladder could keep. So a narrow model
-with the same levels (what each reads, its interaction layers, ranks and tokens), 64 wide, is trained on KuaiRand for a
-few minutes; each level corrects the one before, as by default (the recipe starts them anew: ``--anew``). Days of users
-as lists of 2,000 videos (``kuairand_slates.py``) are replayed at full depth; the ladder is fitted on those of 04-29 with
-the costs that the largest preset has by its FLOPs (warm, history 1,024), with all plans of its Pareto front as rungs.
-The plan is the cheapest that keeps ``--keep`` there; what it keeps on 04-30 is printed with its interval over users.
+with the same levels (what each reads, its interaction layers, ranks and tokens), 64 wide, is trained on KuaiRand for
+a few minutes; each level corrects the one before, as by default (the recipe starts them anew: ``--anew``). Days of
+users as lists of 2,000 videos (``kuairand_slates.py``) are replayed at full depth; the ladder is fitted on those of
+04-29 with the costs that the largest preset has by its FLOPs (warm, history 1,024), with all plans of its Pareto
+front as rungs. The plan is the cheapest that keeps ``--keep`` there; what it keeps on 04-30 is printed with its
+interval over users.
 """
 
 from __future__ import annotations

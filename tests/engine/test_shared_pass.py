@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from asking import IDS, ask, shown
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from depthrank.artifact import load_artifact
 from depthrank.engine import Ranker
 from depthrank.engine.costs import CostMeter
 from depthrank.engine.shared_pass import FEW_FACTOR, PAYS, PassFactors, predicted, to_share
 from depthrank.errors import RequestError
+from depthrank.events import open_log
+from depthrank.model import ElasticRanker
+from depthrank.model.config import TransitionConfig
 from depthrank.routing import CostModel, CostRates, Line
 from depthrank.schema.ask import Ask
 
@@ -70,6 +76,29 @@ def test_whatever_shares_a_pass_is_answered_as_alone(ranker: Any, some: list[tup
     assert all(batch["requests"] <= deeper for told in batches for batch in told)
     full = sum(request.mode == "full" for request in requests)
     assert full < 2 or any(batches), "the control: they did share"
+
+
+def test_levels_that_read_transitions_share_passes_too(world: Any) -> None:
+    artifact = load_artifact(world.artifact)
+    slot = artifact.model.config.item.slots[0]
+    config = replace(artifact.model.config, transitions=TransitionConfig(slot.start, slot.num_rows, 4))
+    torch.manual_seed(1)
+    model = ElasticRanker(config).eval()
+    for part in model.parameters():
+        torch.nn.init.normal_(part, std=0.1)
+    counts = model.transitions
+    counts.neighbour_VM.random_(0, slot.num_rows)
+    for buffer in (counts.count_VMG, counts.out_VG, counts.share_VG):
+        buffer.uniform_(0.0, 1.0)
+    with open_log(world.log_url, read_only=True) as log:
+        ranker = Ranker(replace(artifact, model=model, adaptive=None), log)
+        requests = [ask(f"u{user}", IDS[: 8 + 9 * user]) for user in (1, 2, 3)]
+        believe(ranker, ONCE)
+        together = answers(ranker, asked(*requests))
+        assert together[0].record["batches"], "the control: they did share"
+        for request, one in zip(requests, together, strict=True):
+            values = {item: value for item, _, value in shown(ranker.rank(request))}
+            assert {item: value for item, _, value in shown(one)} == pytest.approx(values, rel=TOLERANCE)
 
 
 def test_the_record_holds_the_pass_and_alone_there_is_none(ranker: Any) -> None:

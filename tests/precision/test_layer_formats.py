@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -201,3 +205,29 @@ def test_fp32_leaves_a_layer_as_it_is() -> None:
     plain = Holder()
     copied = in_formats(plain, {"first": LayerChoice(Format.FP32)})
     assert torch.equal(copied.first(torch.ones(1, 4)), F.linear(torch.ones(1, 4), plain.first.weight))
+
+
+WITHOUT_BF16 = """
+import torch
+from torch import nn
+from depthrank.errors import ArtifactError
+from depthrank.precision import Format, LayerChoice, in_formats
+from depthrank.precision.in_formats import formats_of
+from depthrank.precision.peaks import measure_peaks
+
+layer = nn.Linear(8, 8, bias=False)
+assert Format.BF16 not in formats_of(layer) and Format.INT8_STATIC in formats_of(layer)
+try:
+    in_formats(nn.Sequential(layer), {"0": LayerChoice(Format.BF16)})
+except ArtifactError as error:
+    print(error)
+peaks = measure_peaks(0.1)
+assert peaks.bf16 == 0 and min(peaks.fp32, peaks.int8) > 0
+"""
+
+
+def test_a_processor_without_bf16_products_is_tuned_without_them():
+    environment = {**os.environ, "ONEDNN_MAX_CPU_ISA": "SSE41"}
+    done = subprocess.run([sys.executable, "-c", WITHOUT_BF16], env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "layer 0 cannot run in bf16; it has fp32" in done.stdout

@@ -163,9 +163,9 @@ class RankerDouble:
         self.events = [e for e in self.events if e[0] != user]
         return EraseResult(events=before - len(self.events), items=0, generation=1)
 
-    def record_served(self, request: Request, answer: Answer) -> None:
+    def record_all_served(self, shown: Sequence[tuple[Request, Answer]]) -> None:
         self.record_fault()
-        self.recorded.append((request, answer))
+        self.recorded += shown
 
     def economy(self) -> None:
         return None

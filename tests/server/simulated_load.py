@@ -159,6 +159,8 @@ class Simulation:
             scale = self.error(self.rng)
             router, full = claim.forecast.router_ms * scale, claim.forecast.full_ms * scale
             share = 1.0 if terms.budget is None else terms.budget
+            if terms.mode == "router":
+                share = 0.0
             if terms.mode == "adaptive" and self.economy.prices:
                 share = min(share, self.economy.cost_at(terms.price or 1e-4))
             depth = max(0.0, full * share - router) * (1.0 if len(claims) == 1 else 1 - self.saved)

@@ -40,6 +40,13 @@ class Case:
     training: bool = False
 
 
+def loop_with_a_state(m: nn.Module, u: Tensor, c: Tensor) -> Tensor:
+    rows = [u[0] * c[0]]
+    for k in range(1, len(u)):
+        rows.append(rows[-1] * 0.5 + u[k] * c[k])
+    return torch.stack(rows)
+
+
 def loop_over_rows(m: nn.Module, u: Tensor, c: Tensor) -> Tensor:
     return torch.stack([u[i] * c[i] for i in range(u.shape[0])])
 
@@ -86,7 +93,7 @@ REFUSED = [
     Case("rows beside a constant row", lambda m, u, c: torch.cat([u * c, m.table[:1]], 0), "concatenation along"),
     Case("reshape across the batch", lambda m, u, c: (u * c).reshape(2, -1), "batch"),
     Case("permuted rows", lambda m, u, c: u * c[torch.tensor([1, 0, 2, 3, 4, 5, 6])], ""),
-    Case("loop over rows", loop_over_rows, "fixed number"),
+    Case("loop over rows that carries a state", loop_with_a_state, "meet other rows"),
     Case("data-dependent branch", branch_on_values, "depends on the values"),
     Case("boolean index", lambda m, u, c: (u * c)[c > 0], ""),
     Case("batch norm in training", lambda m, u, c: u + m.norm(c), "", training=True),
@@ -116,6 +123,7 @@ ALLOWED = [
     Case("own position by row number", lambda m, u, c: c[torch.arange(u.shape[0]), u.argmax(1)]),
     Case("table rows by a computed id", lambda m, u, c: m.table[(c[:, 0].abs() * 3).long() % 50] * u),
     Case("heads laid along the batch", lambda m, u, c: torch.cat(torch.cat(u.chunk(2, 1), 0).chunk(2, 0), 1) * c),
+    Case("loop over rows", loop_over_rows),
     Case("only the request", lambda m, u, c: u.relu()),
     Case("only the candidate", lambda m, u, c: c.relu()),
 ]

@@ -33,7 +33,7 @@ from depthrank.engine.decision_inputs import inputs_of
 from depthrank.engine.depth import AdaptiveDepth, Depth, FixedDepth
 from depthrank.engine.generation import Generation
 from depthrank.engine.job import Job
-from depthrank.engine.overlay import DeltaReport, Prepared, prepare
+from depthrank.engine.overlay import DeltaReport, Prepared
 from depthrank.engine.overlay_ages import StateAges
 from depthrank.engine.overlay_switch import GenerationSwitch
 from depthrank.engine.pace import Chunk, Pace
@@ -41,10 +41,11 @@ from depthrank.engine.read_history import HistoryReader
 from depthrank.engine.ready_artifact import ready_artifact
 from depthrank.engine.record import record_of
 from depthrank.engine.run_plan import Scores
-from depthrank.engine.served import served_events
+from depthrank.engine.served import all_served_events
 from depthrank.engine.shown_history import shown_history
 from depthrank.engine.timings import Timings
 from depthrank.engine.under_way import UnderWay, finish_together, or_error
+from depthrank.engine.user_side import encode_user
 from depthrank.engine.user_states import DEFAULT_STATE_BYTES, UserStates
 from depthrank.engine.valuation import value_factor
 from depthrank.errors import DepthrankError, LogError
@@ -169,23 +170,25 @@ class Ranker:
 
         Raises RequestError with the path of every wrong field; schema's TooLargeError for too many candidates.
         """
-        under_way = self._begin(request, arrived_s, checked, price)
-        under_way.finish()
-        return self._answer(under_way, request_id or uuid.uuid4().hex, record, spent)
+        with self._switch.beside.request():
+            under_way = self._begin(request, arrived_s, checked, price)
+            under_way.finish()
+            return self._answer(under_way, request_id or uuid.uuid4().hex, record, spent)
 
     @torch.inference_mode()
     def rank_together(self, asks: Sequence[Ask]) -> list[Answer | Exception]:
         """The rankings of several checked requests, or why there is none, in their order; narrow deeper levels run in
         shared passes where that pays (``engine.shared_pass``). Every answer tells what it took."""
-        generation = self.generation
-        begun = [or_error(partial(self._begin, ask.request, ask.arrived_s, True, ask.price)) for ask in asks]
-        finished = finish_together(begun, generation)
-        return [
-            one
-            if isinstance(one, Exception)
-            else or_error(partial(self._answer, one, ask.request_id, ask.record, spent=True))
-            for ask, one in zip(asks, finished, strict=True)
-        ]
+        with self._switch.beside.request():
+            generation = self.generation
+            begun = [or_error(partial(self._begin, ask.request, ask.arrived_s, True, ask.price)) for ask in asks]
+            finished = finish_together(begun, generation)
+            return [
+                one
+                if isinstance(one, Exception)
+                else or_error(partial(self._answer, one, ask.request_id, ask.record, spent=True))
+                for ask, one in zip(asks, finished, strict=True)
+            ]
 
     def _begin(self, request: Request, arrived_s: float | None, checked: bool, price: float | None) -> UnderWay:
         """The request up to its first piece of a deeper level: level 0 has scored, and how deep it goes is known."""
@@ -226,7 +229,7 @@ class Ranker:
 
     def prepare_delta(self, path: str | Path) -> Prepared:
         """The first step of ``apply_delta``, which may take long and changes nothing; for several rankers at once."""
-        return prepare(self.generation, path)
+        return self._switch.prepare_delta(path)
 
     def publish_delta(self, prepared: Prepared) -> DeltaReport:
         """The second step: publish what was prepared. Raises ArtifactError where another was published meanwhile."""
@@ -291,8 +294,11 @@ class Ranker:
 
     def record_served(self, request: Request, answer: Answer) -> AppendResult:
         """Log the shown items of an answer as impressions at the request's time, so that later actions join them."""
-        time_ms = self._clock() if request.time_ms is None else request.time_ms
-        return self.append(served_events(self.spec, request, answer, time_ms))
+        return self.record_all_served([(request, answer)])
+
+    def record_all_served(self, shown: Sequence[tuple[Request, Answer]]) -> AppendResult:
+        """The same of several answers, in one append."""
+        return self.append(all_served_events(self.spec, shown, self._clock()))
 
     def upsert_items(self, columns: Mapping[str, Sequence[object]]) -> UpsertResult:
         """Change or add catalogue rows; returns when that is durable, and the next request sees it.
@@ -318,6 +324,17 @@ class Ranker:
         result = self.log.erase(str(user))
         self.forget(user)
         return result
+
+    @torch.inference_mode()
+    def remember(self, user: str) -> None:
+        """Encode a user's history, as deep as levels read it, so that the user's next request finds it."""
+        generation, snapshot, _ = self._switch.view()
+        ticket, key = self.states.ticket(), (generation.artifact.manifest.model_id, user)
+        history = self._history.read(generation, user, self._now(), self._pace(math.inf), [])
+        model = generation.artifact.model
+        found = encode_user(model, self.states, key, history, snapshot, generation.now)
+        model.encoder.deepen_(found.state, model.config.encoder_layers)
+        self.states.put(found.key, found.encoded, ticket)
 
     def forget(self, user: str) -> None:
         """Drop what is held of a user whom the log has erased."""

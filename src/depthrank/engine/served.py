@@ -3,8 +3,8 @@ traffic: one ``impression`` event a shown item, with request id, position, and w
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterable, Sequence
+from typing import Any, TypeVar
 
 import msgspec
 import numpy as np
@@ -14,6 +14,7 @@ from depthrank.events import EventBatch
 from depthrank.schema import Answer, Request, Spec
 
 _PACK = msgspec.msgpack.Encoder()
+T = TypeVar("T")
 
 
 def impression_action(spec: Spec) -> str:
@@ -50,6 +51,30 @@ def served_events(spec: Spec, request: Request, answer: Answer, now_ms: int) -> 
         position=np.arange(n, dtype=np.int32),
         extra=extra,
     )
+
+
+def all_served_events(spec: Spec, shown: Sequence[tuple[Request, Answer]], now_ms: int) -> EventBatch:
+    """The impressions of several answers, each at its request's time, or now."""
+    batches = [
+        served_events(spec, request, answer, now_ms if request.time_ms is None else request.time_ms)
+        for request, answer in shown
+    ]
+    if len(batches) == 1:
+        return batches[0]
+    return EventBatch(
+        user=_chained(batch.user for batch in batches),
+        item=_chained(batch.item for batch in batches),
+        action=_chained(batch.action for batch in batches),
+        time_ms=np.concatenate([batch.time_ms for batch in batches]),
+        event_id=_chained(batch.event_id or () for batch in batches),
+        request_id=_chained(batch.request_id or () for batch in batches),
+        position=np.concatenate([np.arange(len(batch), dtype=np.int32) for batch in batches]),
+        extra=_chained(batch.extra or () for batch in batches),
+    )
+
+
+def _chained(parts: Iterable[Sequence[T]]) -> list[T]:
+    return [one for part in parts for one in part]
 
 
 def _columns_by_item(request: Request, shown: set[str]) -> dict[str, dict[str, Any]]:

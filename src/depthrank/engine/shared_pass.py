@@ -19,7 +19,6 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 import torch
@@ -144,6 +143,7 @@ def joined_requests(model: ElasticRanker, seen: Sequence[RequestState], level: i
         [_padded([view.state.values_SHPd[layer] for view in views], positions, 2) for layer in range(depth)],
     )
     inputs = [view.inputs_RU for view in views if view.inputs_RU is not None]
+    recent = [one.recent_RJ for one in seen if one.recent_RJ is not None]
     view = RequestView(
         state,
         None,
@@ -153,7 +153,7 @@ def joined_requests(model: ElasticRanker, seen: Sequence[RequestState], level: i
         torch.cat([one.tokens_RTD for one in views]),
         torch.cat(inputs) if inputs else None,
     )
-    return RequestState(view, None)
+    return RequestState(view, None, recent_RJ=torch.cat(recent) if recent else None)
 
 
 def _padded(parts: Sequence[Tensor], positions: int, axis: int) -> Tensor:
@@ -168,5 +168,6 @@ def _padded(parts: Sequence[Tensor], positions: int, axis: int) -> Tensor:
 
 
 def _part(state: CandidateState, own: slice) -> CandidateState:
-    inputs_NC: Any = None if state.inputs_NC is None else state.inputs_NC[own]
-    return CandidateState(state.tokens_NTD[own], state.x_ND[own], None, inputs_NC)
+    optional = (state.inputs_NC, state.code_N, state.counted_N, state.signals_NF)
+    found = (None if part is None else part[own] for part in optional)
+    return CandidateState(state.tokens_NTD[own], state.x_ND[own], None, *found)

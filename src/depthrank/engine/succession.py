@@ -7,7 +7,6 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from depthrank.engine.ranker import Ranker
-from depthrank.schema import Request
 
 
 def take_over(
@@ -16,7 +15,7 @@ def take_over(
     """Encode in ``new`` the histories of the ``users`` that ``old`` served last, then take over its costs where both
     models have the same shape; returns how many users were encoded.
 
-    It ranks one candidate for each of them, so it takes some milliseconds a user: do it before ``new`` serves. ``run``
+    It takes some milliseconds a user: do it before ``new`` serves. ``run``
     may interrupt that; what is read from ``old`` lies under locks that its requests need, and is not interrupted.
     """
     latest = old.states.latest(users)
@@ -27,6 +26,5 @@ def take_over(
 
 
 def _encode(ranker: Ranker, users: list[str]) -> None:
-    item: list[str | int] = [*ranker.items.ids_of(range(1, min(ranker.items.size, 2)))]
     for user in users:
-        ranker.rank(Request(user=user, candidates=item, top=1, mode="full"))
+        ranker.remember(user)

@@ -16,7 +16,7 @@ from depthrank.precision.attention_layer import AttentionLayer, Bf16Attention
 from depthrank.precision.formats import ATTENTION_FORMATS, LINEAR_FORMATS, Format, LayerChoice
 from depthrank.precision.fp8_linear import EmulatedFp8Linear
 from depthrank.precision.int8_linear import Int8DynamicLinear, Int8StaticLinear
-from depthrank.precision.packed_linear import FormattedLinear, PackedLinear
+from depthrank.precision.packed_linear import FormattedLinear, PackedLinear, multiplies_bf16
 
 Model = TypeVar("Model", bound=nn.Module)
 
@@ -31,8 +31,10 @@ def layers_of(model: nn.Module) -> dict[str, nn.Module]:
 
 
 def formats_of(layer: nn.Module) -> tuple[Format, ...]:
-    """What a layer may run in."""
-    return ATTENTION_FORMATS if isinstance(layer, AttentionLayer) else LINEAR_FORMATS
+    """What a layer may run in on this machine."""
+    if isinstance(layer, AttentionLayer):
+        return ATTENTION_FORMATS
+    return tuple(f for f in LINEAR_FORMATS if f is not Format.BF16 or multiplies_bf16())
 
 
 def in_formats(model: Model, choices: Mapping[str, LayerChoice]) -> Model:

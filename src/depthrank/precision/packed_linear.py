@@ -7,6 +7,7 @@ Legend: M rows, K inputs, N outputs.
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
 
 import torch
@@ -60,3 +61,13 @@ class PackedLinear(FormattedLinear):
             x_MK.to(self.dtype).contiguous(), self.packed, None, "none", [], ""
         )
         return out.to(self.out_dtype)
+
+
+@cache
+def multiplies_bf16() -> bool:
+    """Whether oneDNN multiplies bf16 on this machine: on x86 it needs AVX-512 (or AVX-NE-CONVERT)."""
+    try:
+        PackedLinear(torch.zeros(2, 2), torch.bfloat16).product(torch.zeros(1, 2))
+    except RuntimeError:
+        return False
+    return True

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from depthrank.precision.int8_linear import Int8StaticLinear
-from depthrank.precision.packed_linear import PackedLinear
+from depthrank.precision.packed_linear import PackedLinear, multiplies_bf16
 
 WIDTHS = (512, 1_024)
 COPIED_FLOATS = 16 << 20
@@ -53,9 +53,10 @@ def measure_peaks(seconds: float = 2.0, clock_s: Callable[[], float] = time.perf
         q = torch.randint(0, 256, (width, width), dtype=torch.uint8)
         calls: dict[str, Callable[[], Tensor]] = {
             "fp32": _product(PackedLinear(weight, torch.float32), x),
-            "bf16": _product(PackedLinear(weight, torch.bfloat16), x.bfloat16()),
             "int8": lambda q=q, layer=integers: layer._multiply(q, 0.03, layer.known_N, torch.float32),  # type: ignore[misc]
         }
+        if multiplies_bf16():
+            calls["bf16"] = _product(PackedLinear(weight, torch.bfloat16), x.bfloat16())
         for name, call in calls.items():
             with contextlib.suppress(RuntimeError):  # no kernel for the format here: its peak stays 0 (fp32 has one)
                 best[name] = max(best[name], 2 * width**3 / best_seconds(call, share, clock_s))

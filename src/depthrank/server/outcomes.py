@@ -50,7 +50,7 @@ class Outcomes:
         self.drift_file = DriftFile(folder, self.drift)
         self.drift_file.load()
         self.shadow = Shadow(models, busy)
-        self.served = ServedImpressions(disk.guarded(models.record_served), settings.served_queue, metrics)
+        self.served = ServedImpressions(disk.guarded(models.record_all_served), settings.served_queue, metrics)
         models.canary.quality = self.drift
         metrics.registry.register(ModelMetrics(models, self.shadow))
         metrics.registry.register(DriftMetrics(self.drift))

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from concurrent.futures import Future
-from typing import Any, TypeVar, cast
+from time import perf_counter
+from typing import TypeVar, cast
 
 from starlette.background import BackgroundTask
 from starlette.requests import ClientDisconnect
@@ -20,6 +21,7 @@ from depthrank.server.error_answers import request_id_of
 from depthrank.server.service import Service
 
 Result = TypeVar("Result")
+WATCHED_AFTER_S = 0.02
 
 
 async def rank(http: HttpRequest) -> Response:
@@ -59,26 +61,36 @@ def _client_name(http: HttpRequest) -> str | None:
 
 def recording(http: HttpRequest, request: Request, answer: Answer) -> BackgroundTask:
     """What is done with an answer after it has left."""
-    return BackgroundTask(_record, http.app.state.service, request, answer)
+    return BackgroundTask(_record, http.app.state.service, request, answer, http.state.arrived_s)
 
 
-async def _record(service: Service, request: Request, answer: Answer) -> None:
-    service.after_answer(request, answer)
+async def _record(service: Service, request: Request, answer: Answer, arrived_s: float) -> None:
+    service.after_answer(request, answer, perf_counter() - arrived_s)
 
 
 async def unless_client_leaves(http: HttpRequest, work: Future[Result]) -> Result:
-    """The result of ``work``. A client that leaves first withdraws it: raises ClientDisconnect."""
-    result = asyncio.wrap_future(work)
-    gone = asyncio.ensure_future(_disconnect(http))
-    either: set[asyncio.Future[Any]] = {result, gone}
+    """The result of ``work``. A client that leaves first withdraws it: raises ClientDisconnect. Whether it is still
+    there is asked from ``WATCHED_AFTER_S`` on: most answers have come by then, and to watch costs as much as to route.
+    """
+    result, loop = asyncio.wrap_future(work), asyncio.get_running_loop()
+    watches: list[asyncio.Task[None]] = []
+
+    def watch() -> None:
+        gone = loop.create_task(_disconnect(http))
+        gone.add_done_callback(lambda _: result.cancel())
+        watches.append(gone)
+
+    timer = loop.call_later(WATCHED_AFTER_S, watch)
     try:
-        await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
-        if not result.done():
-            result.cancel()
-            raise ClientDisconnect
-        return result.result()
+        return await result
+    except asyncio.CancelledError:
+        if any(gone.done() for gone in watches):
+            raise ClientDisconnect from None
+        raise
     finally:
-        gone.cancel()
+        timer.cancel()
+        for gone in watches:
+            gone.cancel()
 
 
 async def _disconnect(http: HttpRequest) -> None:

@@ -84,7 +84,7 @@ class Service:
         )
         self.log_pool = BoundedPool("log", settings.log_threads, settings.log_queue)
         self.disk = DiskWatermark(storage, settings.storage, self.metrics.registry)
-        self.outcomes = Outcomes(self.models, settings, self.metrics, self._has_waiting, clock, self.disk)
+        self.outcomes = Outcomes(self.models, settings, self.metrics, self.has_waiting, clock, self.disk)
         self.deltas = delta_watch(self.models, settings.models)
         self._newest_event_ms = -1
         self._phase, self._closed = Phase.WARMING, False
@@ -198,15 +198,18 @@ class Service:
         for work in works:
             self.metrics.rank_wait_seconds.observe(max(0.0, work.claim.started_s - work.arrived_s))
 
-    def after_answer(self, request: Request, answer: Answer) -> None:
-        """The answer has left: what follows from it, none of which waits or fails."""
+    def after_answer(self, request: Request, answer: Answer, seconds: float) -> None:
+        """The answer has left, so long after its request came: what follows from it, none of which waits or fails."""
+        engine_ms = answer.timings_ms.get("total")  # from the arrival too; none: the ranker does not tell
+        if engine_ms is not None and any(answer.candidates_scored):
+            self.dispatcher.way_back.observed(max(0.0, seconds * 1e3 - engine_ms))
         self.outcomes.left(request, answer)
 
     def is_busy(self) -> bool:
         """Whether requests run or wait."""
         return self.dispatcher.admitted > 0
 
-    def _has_waiting(self) -> bool:
+    def has_waiting(self) -> bool:
         """Whether requests wait."""
         return self.dispatcher.desk.waiting > 0
 

@@ -69,6 +69,7 @@ def capture(module: nn.Module, inputs: ModuleInputs) -> Captured:
 
 def _capture_at(module: nn.Module, inputs: ModuleInputs, rows: int, fixed_because: str) -> Captured:
     args, kwargs = inputs.arguments({n: tile(t, rows) for n, t in inputs.example.items()})
+    module = _held(module)
     know_dataclasses(_own_output(module, args, kwargs, rows))
     shapes = None
     if not fixed_because:
@@ -85,8 +86,34 @@ def _capture_at(module: nn.Module, inputs: ModuleInputs, rows: int, fixed_becaus
                 program = torch.export.export(module, args, kwargs, dynamic_shapes=shapes, strict=False)
             program = decompose(program, has_rule)
     except Exception as error:  # torch.export raises many types; each becomes one refusal that keeps its message
+        meaning.masked.check()
         raise _explain_failure(error) from error
+    meaning.masked.check()
     return _read(program, inputs, module, rows if fixed_because else None, fixed_because, tuple(meaning.assertions))
+
+
+_RESERVED = frozenset(dir(fx.GraphModule(nn.Module(), fx.Graph())))
+
+
+def _held(module: nn.Module) -> nn.Module:
+    """The module, or one around it where the name of a parameter or part is one that a captured graph has itself."""
+    names = {*module._parameters, *module._buffers, *module._modules}
+    own = set(dir(nn.Module()))
+    return _Holder(module) if names & (_RESERVED - own) else module
+
+
+class _Holder(nn.Module):
+    """A module as a part of another that is called like it."""
+
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.inner = inner
+
+        def forward(*args: Any, **kwargs: Any) -> Any:
+            return inner(*args, **kwargs)
+
+        forward.__signature__ = inspect.signature(inner.forward)  # type: ignore[attr-defined]
+        self.forward = forward
 
 
 def _own_output(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], rows: int) -> Any:
@@ -100,11 +127,13 @@ def _own_output(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
 
 
 def _rare_size(module: nn.Module, inputs: ModuleInputs) -> int:
-    """A prime number of rows that divides no size of the module's tensors or inputs."""
+    """A prime number of rows that divides no size of the module's tensors or inputs, nor a size beside one."""
     tensors = [*module.parameters(), *module.buffers()]
     sizes = {s for t in tensors for s in t.shape} | {s for t in inputs.example.values() for s in t.shape[1:]}
-    sizes |= {t.numel() for t in tensors}
-    return next(n for n in (127, 131, 137, 139, 149, 151, 157, 163, 167, 173, 1009) if all(s % n for s in sizes))
+    sizes = {s + near for s in sizes for near in (-2, -1, 0, 1, 2)} | {t.numel() for t in tensors}
+    return next(
+        n for n in (47, 53, 59, 61, 67, 71, 73, 79, 83, 127, 131, 137, 139, 1009) if all(s % n for s in sizes if s)
+    )
 
 
 def _as_lists(value: Any) -> Any:

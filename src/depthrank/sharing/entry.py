@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from depthrank.errors import SharingError
+from depthrank.sharing import measured
 from depthrank.sharing.capture import capture
 from depthrank.sharing.compiler import NormalForm, build_program, read_normal_form
 from depthrank.sharing.inputs import ModuleInputs, Sides, read_example, split_pairs, split_sides
@@ -45,6 +46,7 @@ def share(
     fold_batch_norm: bool = False,
     check_inputs: Sequence[Any] = (),
     without: Sequence[str] = (),
+    timed: bool = True,
 ) -> Shared:
     """The request-centric form of ``module``, equal to it within 1e-5 of max(1, max |score|) in fp32.
 
@@ -52,7 +54,8 @@ def share(
     positional tensors, a dict (keywords if the names are forward parameters, else the module's one dict input), or
     ``(args, kwargs)``. ``request_inputs`` names the inputs that are the same for all candidates of a request; for a
     packed matrix ``{name: slice or column list}``. ``candidates`` is the N that costs are weighed at. ``check_inputs``
-    are more examples that the result is checked on. ``without`` leaves rewrites out, by name, for ablations.
+    are more examples that the result is checked on. ``without`` leaves rewrites out, by name, for ablations. ``timed``
+    False leaves it to the estimate alone whether calls run the shared form or, where that is no faster, the original.
 
     Raises ``SharingError``; its child ``Refused`` carries ``reason``, ``node`` and ``source`` where an operation mixes
     rows of the batch. The module is not changed.
@@ -75,6 +78,8 @@ def share(
     except (Differs, Faulty) as fault:
         own.refuse_fused_encoder(options, check_inputs)
         shared = own.with_hoisting_alone(options, check_inputs, fault)
+    if timed:
+        own.choose_by_the_clock(shared, candidates)
     shared.report.seconds_to_compile = time.perf_counter() - began
     return shared
 
@@ -132,6 +137,23 @@ class _Job:
             "own output differs with and without gradients; build it with enable_nested_tensor=False, or call "
             "torch.backends.mha.set_fastpath_enabled(False) before sharing and before comparing",
             "nn.TransformerEncoder",
+        )
+
+    def choose_by_the_clock(self, shared: Shared, candidates: int) -> None:
+        """Calls run the form that is faster here, where the estimate leaves that open."""
+        report = shared.report
+        on_cpu = all(t.device.type == "cpu" for t in self.inputs.example.values())
+        if not on_cpu or report.seconds_before > measured.SURE_GAIN * report.seconds_after:
+            return
+        timing = measured.time_both(shared, self.module, self.inputs, self.sides, candidates)
+        if timing is None:
+            return
+        report.pays = timing.pays
+        report.notes = [n for n in report.notes if not n.startswith("nothing pays")]
+        chosen = "the shared form" if timing.pays else "the original"
+        report.notes.append(
+            f"timed with {candidates} candidates: original {1e3 * timing.original:.2f} ms, "
+            f"shared {1e3 * timing.shared:.2f} ms; calls run {chosen}"
         )
 
     def with_hoisting_alone(self, options: Options, check_inputs: Sequence[Any], fault: SharingError) -> Shared:

@@ -272,10 +272,15 @@ def _linear_by_request(rows: Rows, node: Node, x: Any, weight: Any, bias: Any) -
 
 
 def _recurrent(rows: Rows, node: Node, kind: str, x: Any, states: Any, weights: Any, *flags: Any) -> Any:
-    """x [B, L, F] through a recurrent net; states [B, layers, H] each; returns output, then states batch-first."""
+    """x [B, .., L, F] through a recurrent net; states [B, .., layers, H] each; returns output, then states batch-first.
+
+    Axes between the rows and the steps were folded with the batch: they are rows of the net.
+    """
     has_biases, layers, bidirectional = flags
+    lead = node.args[1].dims[:-2]
+    axes = len(lead)
     batch_second = tuple(
-        (s if n.batched else s.unsqueeze(0).expand(x.size(0), -1, -1)).transpose(0, 1).contiguous()
+        (s if n.batched else s.unsqueeze(0).expand(x.size(0), *n.dims)).flatten(0, axes).transpose(0, 1).contiguous()
         for s, n in zip(states, node.args[2])
     )
     hx = batch_second if kind == "lstm" else batch_second[0]
@@ -285,8 +290,9 @@ def _recurrent(rows: Rows, node: Node, kind: str, x: Any, states: Any, weights: 
         "rnn_tanh": aten.rnn_tanh.input,
         "rnn_relu": aten.rnn_relu.input,
     }
-    out = op[kind](x, hx, list(weights), has_biases, layers, 0.0, False, bidirectional, True)
-    return (out[0], *(out[k].transpose(0, 1) for k in range(1, 3 if kind == "lstm" else 2)))
+    out = op[kind](x.flatten(0, axes), hx, list(weights), has_biases, layers, 0.0, False, bidirectional, True)
+    results = (out[0], *(out[k].transpose(0, 1) for k in range(1, 3 if kind == "lstm" else 2)))
+    return tuple(r.unflatten(0, (-1, *lead)) for r in results) if axes else results
 
 
 def _reshape(rows: Rows, node: Node, x: Any, dims: tuple[int, ...]) -> Any:
@@ -321,6 +327,25 @@ def _shared_take_rows(rows: Rows, node: Node, x: Any, index: Any) -> Any:
         flat = flat + (rows.request_of_candidate * length).unsqueeze(1)
     picked = torch.index_select(x.reshape(-1, *rest), 0, flat.flatten())
     return picked.reshape(-1, *node.dims)
+
+
+# Operators on [B, channels, places...], by their number of axes after the rows.
+_WINDOWS = {"1d": 2, "2d": 3, "3d": 4}
+
+
+def _extra_axes(node: Node) -> int:
+    """Axes that an operator on windows has before its channels: they were folded with the batch."""
+    kind = re.search(r"aten\.(?:conv|(?:adaptive_)?(?:max|avg)_pool)(\dd)", node.op)
+    return len(node.args[0].dims) - _WINDOWS[kind[1]] if kind and node.args[0].batched else 0
+
+
+def _folded(node: Node, axes: int, call: Callable[..., Any], x: Any, *args: Any, **kwargs: Any) -> Any:
+    """An operator that knows one batch dimension, on rows that are folded with these axes behind them."""
+    lead = node.args[0].dims[:axes]
+    out = call(x.flatten(0, axes), *args, **kwargs)
+    if node.op in MULTI_OUTPUT:
+        return tuple(out[k].unflatten(0, (-1, *lead)) for k in range(2))
+    return out.unflatten(0, (-1, *lead))
 
 
 def _row_gather(rows: Rows, node: Node, x: Any, axis: int, index: Any) -> Any:
@@ -376,6 +401,7 @@ IMPLEMENTATIONS: dict[str, Implementation] = {
     "attend_by_heads": _attend_by_heads,
     "look_up_together": _look_up_together,
     "multiply_add": lambda rows, node, x, scale, shift: torch.addcmul(shift, x, scale),
+    "sparse_product": lambda rows, node, x, y: torch.sparse.mm(x, y),
     "logical": _to_logical,
 }
 
@@ -388,7 +414,9 @@ def run_node(node: Node, rows: Rows, args: tuple[Any, ...]) -> Any:
     op = aten_operator(node.op)
     if op is None:
         raise KeyError(node.op)
-    return op(*[list(a) if isinstance(a, tuple) else a for a in args], **dict(node.kwargs))
+    plain = [list(a) if isinstance(a, tuple) else a for a in args]
+    extra = _extra_axes(node)
+    return _folded(node, extra, op, *plain, **dict(node.kwargs)) if extra else op(*plain, **dict(node.kwargs))
 
 
 # ---------------------------------------------------------------------------------------------------- FLOPs a row
@@ -412,8 +440,7 @@ def _flops(node: Node) -> Any:
         lead = product(q.dims[:-2])
         return 2 * lead * q.dims[-2] * k.dims[-2] * (q.dims[-1] + v.dims[-1])
     if node.op == "recurrent":
-        length = node.args[1].dims[0]
-        return 2 * length * sum(w.numel for w in node.args[3] if len(w.dims) == 2)
+        return 2 * product(node.args[1].dims[:-1]) * sum(w.numel for w in node.args[3] if len(w.dims) == 2)
     if node.op.startswith(("aten.conv1d.", "aten.conv2d.", "aten.conv3d.")):
         weight = node.args[1]
         return 2 * product(node.dims) * product(weight.dims[1:])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -15,6 +16,8 @@ from depthrank.sharing.ir import Graph, Node, Region
 from depthrank.sharing.layout import Layout
 from depthrank.sharing.normal_form.reader import FAULT, FAULTS, constant_tensor
 from depthrank.sharing.refusal import Faulty
+
+_LARGEST_MASK = 1 << 24  # elements
 
 
 @dataclass(frozen=True)
@@ -57,7 +60,7 @@ class Sharer(Algebra):
         self.decisions: list[Decision] = []
         self.sole_reader = True  # does nobody else read the operands of the current operation?
         self.only_picked = False  # are known positions all that is read of the current operation's result?
-        self._masks: dict[int, torch.Tensor] = {}
+        self._masks: dict[int, torch.Tensor | None] = {}
 
     # ------------------------------------------------------------------------------------------------------- driving
 
@@ -228,15 +231,21 @@ class Sharer(Algebra):
         return self.reshape(cast, [1] * rank)
 
     def known_mask(self, node: Node) -> torch.Tensor | None:
-        """The value of a constant that is made of literals alone: no parameter, so no training step can change it."""
-        if any(
-            n.op == "parameter" and not n.name.startswith("literal.") and n.dtype.is_floating_point
-            for n in self.graph.live([node])
-        ):
-            return None
+        """The value of a constant that no training step can change: it is made of literals, integers and masks."""
         if node.index not in self._masks:
-            self._masks[node.index] = self.constant_tensor(node)
+            fixed = all(n.op != "parameter" or self._is_fixed(n) for n in self.graph.live([node]))
+            self._masks[node.index] = self.constant_tensor(node) if fixed else None
         return self._masks[node.index]
+
+    def _is_fixed(self, node: Node) -> bool:
+        """A literal, an integer or boolean buffer, or a mask: a buffer of zero and one, or of zero and -inf."""
+        if node.name.startswith("literal.") or not node.dtype.is_floating_point:
+            return True
+        tensor = self.graph.constants[node.name]
+        if tensor.layout != torch.strided or tensor.requires_grad or tensor.dim() < 2 or tensor.numel() > _LARGEST_MASK:
+            return False
+        ones, zeros, hidden = (int((tensor == number).sum()) for number in (1.0, 0.0, -math.inf))
+        return zeros > 0 and max(ones, hidden) > 0 and zeros + max(ones, hidden) == tensor.numel()
 
     def is_known(self, value: Val, number: float) -> bool:
         """Is this value a constant equal to the number everywhere?"""

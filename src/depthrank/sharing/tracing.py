@@ -2,8 +2,9 @@
 
 ``x[:, mask]`` and ``masked_select`` with a mask that is a constant of the model pick known positions; ``flag.item()``
 of a buffer is a number; an ``assert`` on values does not change the result; packed sequences are padded ones
-(``packed``). Constants are the module's buffers, parameters without gradient and plain tensors, and whatever forward
-computes from those alone.
+(``packed``); entries that a mask of the inputs picks and writes back are all entries, and a choice (``masked_rows``).
+Constants are the module's buffers, parameters without gradient and plain tensors, and whatever forward computes from
+those alone.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import _disable_current_modes
 
+from depthrank.sharing.masked_rows import MaskedRows
 from depthrank.sharing.packed import NOT_MINE, PackedSequences
 
 _MOST_ELEMENTS = 1 << 20
@@ -45,6 +47,7 @@ class FixedMeaning(TorchFunctionMode):
         self.module = module
         self.assertions: list[str] = []
         self.packed = PackedSequences(module)
+        self.masked = MaskedRows()
         self._real = dict(_constants(module))
         self._made: dict[int, tuple[Any, Any]] = {}  # id of a traced tensor -> (it, how it was made or None)
 
@@ -77,11 +80,14 @@ class FixedMeaning(TorchFunctionMode):
             return (False, None) if real is None else _select(args[0], real)
         if func is Tensor.__getitem__:
             index = self._fixed_index(args[1])
-            return (False, None) if index is None else (True, args[0][index])
+            return self.masked.read(args[0], args[1], _line) if index is None else (True, args[0][index])
         if func is Tensor.__setitem__:
             index = self._fixed_index(args[1])
             if index is None:
-                return False, None
+                written = self.masked.write(args[0], args[1], args[2])
+                if written:
+                    self._forget(args[0])
+                return written, None
             args[0][index] = args[2]
             self._forget(args[0])
             return True, None
@@ -157,10 +163,13 @@ class FixedMeaning(TorchFunctionMode):
 
     def _forget(self, written: Tensor) -> None:
         """What shares memory with a tensor that is written to is no constant any more."""
-        home = written.untyped_storage()._cdata
         self._made[id(written)] = (written, None)
+        self.masked.forget(written)
+        if written.layout != torch.strided:
+            return
+        home = written.untyped_storage()._cdata
         for key, (tensor, _) in list(self._made.items()):
-            if tensor.untyped_storage()._cdata == home:
+            if tensor.layout == torch.strided and tensor.untyped_storage()._cdata == home:
                 self._made[key] = (tensor, None)
 
 
@@ -202,11 +211,16 @@ def _select(x: Tensor, mask: Tensor) -> tuple[bool, Any]:
 
 def _assertion() -> str:
     """The innermost line outside torch if it is an assert statement."""
+    line = _line()
+    return line if line.partition("  ")[2].startswith("assert ") else ""
+
+
+def _line() -> str:
+    """The innermost line outside torch and this room that is running."""
     frame: Any = sys._getframe(1)
     while frame is not None:
         path = frame.f_code.co_filename
-        if "/torch/" not in path and not path.endswith("sharing/tracing.py"):
-            line = linecache.getline(path, frame.f_lineno).strip()
-            return f"{path}:{frame.f_lineno}  {line}" if line.startswith("assert ") else ""
+        if "/torch/" not in path and "/depthrank/sharing/" not in path:
+            return f"{path}:{frame.f_lineno}  {linecache.getline(path, frame.f_lineno).strip()}"
         frame = frame.f_back
     return ""

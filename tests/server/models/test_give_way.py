@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import pytest
 
-from depthrank.server.models.give_way import LET_GO_S, LOOK_S, MOST_S, GiveWay
+from depthrank.server.models.give_way import LET_GO_S, LOOK_S, MOST_CROWDED_S, MOST_S, GiveWay
 
 
 class Clock:
@@ -37,9 +37,9 @@ def in_a_thread(call: Callable[[], object]) -> None:
     thread.join()
 
 
-def run(busy: Callable[[], bool], work: Callable[[], object] = some_calls) -> Clock:
+def run(busy: Callable[[], bool], work: Callable[[], object] = some_calls, crowded: bool = False) -> Clock:
     clock = Clock()
-    in_a_thread(lambda: GiveWay(busy, 0, clock_s=clock, sleep=clock.sleep).run(work))
+    in_a_thread(lambda: GiveWay(busy, 0, lambda: crowded, clock_s=clock, sleep=clock.sleep).run(work))
     return clock
 
 
@@ -58,6 +58,11 @@ def test_a_server_that_is_never_idle_loads_all_the_same() -> None:
     done: list[int] = []
     clock = run(lambda: True, lambda: done.append(some_calls(20)))
     assert done and clock.slept.count(LOOK_S) >= 0.8 * MOST_S / (LOOK_S + 1e-4)
+
+
+def test_where_requests_wait_for_others_it_stands_still_for_longer() -> None:
+    alone, crowded = (run(lambda: True, lambda: some_calls(20), crowded=c).slept.count(LOOK_S) for c in (False, True))
+    assert crowded > 0.8 * MOST_CROWDED_S / MOST_S * alone > 0
 
 
 def test_the_result_and_the_error_are_the_calls_own_and_nothing_is_left_behind() -> None:

@@ -184,8 +184,8 @@ def pnn(s: Sizes) -> Work:
 def xdeepfm(s: Sizes, maps: int = 8) -> Work:
     a, b = fields(s)
     num = a + b
-    cin = candidate(2 * num * num * maps * s.width + 2 * num * maps * maps * s.width)
-    return cin + mixed(2 * maps, 1) + tower(s, a * s.width, b * s.width)
+    first = split(a * a * s.width, b * b * s.width, maps, 2 * a * b * s.width)
+    return first + candidate(2 * num * maps * maps * s.width) + mixed(2 * maps, 1) + tower(s, a * s.width, b * s.width)
 
 
 def senet_bilinear(s: Sizes) -> Work:

@@ -24,12 +24,13 @@ from depthrank.server.admission.desk import Desk, Offered, Refusal
 from depthrank.server.admission.input_order import in_input_order, num_candidates
 from depthrank.server.admission.settings import AdmissionSettings
 from depthrank.server.admission.terms import Terms
+from depthrank.server.admission.way_back import WayBack
 from depthrank.server.bounded_pool import OverloadError
 from depthrank.server.ranker_port import ServedRanker
 from depthrank.server.workers.engines import Engines, Pass, Work
 
 MOST_ATTEMPTS = 2
-RESERVE_SHARE = 0.1  # of a deadline, where that is less than the reserve
+RESERVE_SHARE = 0.25  # of a deadline, where that is less than the reserve
 ECONOMY_EVERY_S = 0.25
 
 
@@ -72,6 +73,7 @@ class Dispatcher:
         self._lock = threading.Lock()
         self._idle = threading.Condition(self._lock)
         self._closed = False
+        self.way_back = WayBack()
         self.retried = 0
         self._economies_s: dict[str, float] = {}
         engines.attach(self)
@@ -119,9 +121,8 @@ class Dispatcher:
         user, number = str(request.user), num_candidates(request, ranker.generation.items)
         own_ms = request.deadline_ms
         patience_ms = self.settings.patience_ms
-        reserve_ms = (
-            self.settings.reserve_ms if own_ms is None else min(self.settings.reserve_ms, own_ms * RESERVE_SHARE)
-        )
+        reserve_ms = max(self.settings.reserve_ms, self.way_back.reserve_ms)
+        reserve_ms = reserve_ms if own_ms is None else min(reserve_ms, own_ms * RESERVE_SHARE)
         deadline_s = ticket.arrived_s + (patience_ms if own_ms is None else own_ms) / 1e3
         forecast = self.desk.forecasts.of(user, version, number)
         return Claim(
@@ -295,6 +296,7 @@ class Dispatcher:
                 "capacity_ms_per_s": desk.capacity_ms_per_s(),
                 "shed_shares": {priority: desk.cohorts.shares[priority] for priority in PRIORITIES},
                 "guard_limit_ms": desk.guard.limit_ms,
+                "reserve_ms": max(self.settings.reserve_ms, self.way_back.reserve_ms),
                 "restarts": self._engines.restarts,
                 "retried": self.retried,
                 "lanes": [

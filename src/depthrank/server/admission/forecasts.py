@@ -14,6 +14,7 @@ from depthrank.server.admission.claim import Claim, Forecast
 USERS_KEPT = 100_000
 SMOOTHING = 0.05
 FIRST_OVERHEAD_MS = 0.3
+PRICES_KEPT = 256
 UNKNOWN_MS = 1.0  # a ranker that does not tell what it costs
 
 
@@ -31,12 +32,14 @@ class Forecasts:
         self._users: OrderedDict[str, _User] = OrderedDict()
         self._overhead_ms: dict[str, float] = {}
         self._depths: dict[str, tuple[float, float]] = {}
+        self._depth_at_price: dict[tuple[str, float], float] = {}
         self._usual_history = 0.0
         self._mean_ms = UNKNOWN_MS
 
     def tell(self, version: str, economy: Economy) -> None:
         """What a version costs by now."""
         self._economies[version] = economy
+        self._depth_at_price.clear()
 
     def economy(self, version: str) -> Economy | None:
         """What is known of a version."""
@@ -61,8 +64,7 @@ class Forecasts:
 
     def wanted_ms(self, version: str, forecast: Forecast, price: float) -> float:
         """What a request takes at a price on average: the router, and what choices at that price cost beyond it."""
-        economy = self._economies[version]
-        depth = forecast.full_ms * self._depth_at(economy, price) * self._correction(version)
+        depth = forecast.full_ms * self._depth_at(version, price) * self._correction(version)
         return min(forecast.router_ms + depth, forecast.full_ms)
 
     def price_at(self, version: str, forecast: Forecast, cost_ms: float) -> float:
@@ -73,10 +75,17 @@ class Forecasts:
             return economy.prices[-1][0]
         return economy.price_at(depth + economy.prices[-1][1])
 
-    @staticmethod
-    def _depth_at(economy: Economy, price: float) -> float:
-        """Mean cost of the choices at a price beyond those at the highest one, as a share of full depth's."""
-        return max(0.0, economy.cost_at(price) - economy.prices[-1][1])
+    def _depth_at(self, version: str, price: float) -> float:
+        """Mean cost of the choices at a price beyond those at the highest one, as a share of full depth's. Whoever
+        starts asks it of all that wait, at one price: with thirty waiting that took half as long as an answer."""
+        found = self._depth_at_price.get((version, price))
+        if found is None:
+            economy = self._economies[version]
+            found = max(0.0, economy.cost_at(price) - economy.prices[-1][1])
+            if len(self._depth_at_price) >= PRICES_KEPT:
+                self._depth_at_price.clear()
+            self._depth_at_price[version, price] = found
+        return found
 
     def _correction(self, version: str) -> float:
         """Depth that requests took here lately, as a multiple of what replay says of their prices."""
@@ -105,7 +114,7 @@ class Forecasts:
             return
         if claim.mode != "adaptive" or claim.budget is not None or claim.shortened:
             return
-        said = self._depth_at(economy, claim.price)
+        said = self._depth_at(claim.version, claim.price)
         if said <= 0:
             return
         took = max(0.0, thread_ms - claim.forecast.router_ms) / max(full_ms, 1e-9)

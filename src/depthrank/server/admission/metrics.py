@@ -43,6 +43,11 @@ class AdmissionMetrics(Collector):
         yield GaugeMetricFamily(
             "depthrank_guard_limit_seconds", "Work that may wait in one engine", value=status["guard_limit_ms"] / 1e3
         )
+        yield GaugeMetricFamily(
+            "depthrank_reserve_seconds",
+            "Time before a deadline kept for the way back",
+            value=status["reserve_ms"] / 1e3,
+        )
         yield CounterMetricFamily(
             "depthrank_engine_restarts", "Engine processes started again", value=status["restarts"]
         )

@@ -32,8 +32,8 @@ class Gates(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class AdmissionSettings(msgspec.Struct, frozen=True, kw_only=True):
-    """reserve_ms: kept free before each deadline, for the way back. patience_ms: the deadline of requests that name
-    none.
+    """reserve_ms: kept free before each deadline, for the way back; more where answers were seen to take longer.
+    patience_ms: the deadline of requests that name none.
 
     target_load: share of the measured capacity that the price aims at. price_interval_s: how often it moves.
     shed_load: share of the capacity above which the router's own work makes cohorts be refused. input_order_rps:

@@ -16,7 +16,7 @@ from depthrank.server.admission.forecasts import Forecasts
 from depthrank.server.admission.gate_counts import GateCounts
 from depthrank.server.admission.guard import ConcurrencyGuard
 from depthrank.server.admission.lane_queue import LaneQueue
-from depthrank.server.admission.pricing import Pricing
+from depthrank.server.admission.pricing import ROUTER_ONLY, Pricing
 from depthrank.server.admission.settings import Gates
 
 
@@ -96,7 +96,12 @@ class TermsOffice:
             if self.counts.acts(claim, "full", self.gates.full, reason, "degraded"):
                 mode, budget = "adaptive", max(1e-6, min(1.0, left_ms / full_ms))
         economy = self.forecasts.economy(claim.version)
-        if mode == "adaptive" and economy is not None and not economy.prices and claim.price is not None:
+        if mode != "adaptive" or economy is None or claim.price is None:
+            return mode, budget
+        highest = economy.prices[-1][0] * ROUTER_ONLY if economy.prices else math.inf
+        if claim.price >= highest and self._dearness(claim) > 1:
+            return "router", budget  # nobody goes deeper at that price, and to find that out costs a part of the answer
+        if not economy.prices:
             cap = 1.0 / max(self._dearness(claim), 1.0)
             if cap < (1.0 if budget is None else budget):
                 budget = cap

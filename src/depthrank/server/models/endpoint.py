@@ -40,7 +40,7 @@ async def change_models(http: HttpRequest) -> Response:
     body = await read_body(http, service.settings)
     action = read_action(decode_json(body, service.settings.limits))
     try:
-        await _run(models, action, GiveWay(service.is_busy, settings.load_nice))
+        await _run(models, action, GiveWay(service.is_busy, settings.load_nice, service.has_waiting))
     except ModelConflictError as error:
         return error_answer(request_id_of(http), 409, "model_conflict", str(error))
     except ArtifactError as error:

@@ -186,10 +186,10 @@ class Models:
             self._tell_others(lease, lambda ranker: ranker.observe(events))
         return result
 
-    def record_served(self, request: Request, answer: Answer) -> object:
-        """Log what was shown."""
+    def record_all_served(self, shown: Sequence[tuple[Request, Answer]]) -> object:
+        """Log what answers have shown."""
         with self._holding_stable() as lease:
-            result = lease.ranker.record_served(request, answer)
+            result = lease.ranker.record_all_served(shown)
             self._tell_others(lease, lambda ranker: ranker.observe(NO_EVENTS))
         return result
 

@@ -14,7 +14,7 @@ from depthrank.artifact import load_delta, read_manifest
 from depthrank.artifact.cache import Held
 from depthrank.artifact.fetch import fetch_artifact
 from depthrank.catalogue import Catalogue, UpsertResult
-from depthrank.engine.served import served_events
+from depthrank.engine.served import all_served_events
 from depthrank.engine.shown_history import shown_history
 from depthrank.engine.upserts import Replay, pack_upsert, replay_upserts
 from depthrank.errors import ArtifactError, LogError
@@ -163,10 +163,9 @@ class FleetVersion:
         except LogError:
             return None
 
-    def record_served(self, request: Request, answer: Answer) -> AppendResult:
-        """Log the shown items of an answer as impressions."""
-        time_ms = now_ms() if request.time_ms is None else request.time_ms
-        return self.append(served_events(self.spec, request, answer, time_ms))
+    def record_all_served(self, shown: Sequence[tuple[Request, Answer]]) -> AppendResult:
+        """Log the shown items of answers as impressions, in one append."""
+        return self.append(all_served_events(self.spec, shown, now_ms()))
 
     # ------------------------------------------------------------------ facts and life
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
-
 from depthrank.sharing.layout import Layout, align
 from depthrank.sharing.normal_form.reader import Reader, drop_row_counts, rule
 
@@ -99,9 +97,7 @@ def prelu(reader: Reader, x: Layout, weight: Layout) -> Layout:
         groups = tuple(weight.groups[0] if d == 1 and weight.rank and weight.size(0) > 1 else () for d in range(x.rank))
         weight = Layout(weight.node, groups)
     (a, w), groups, dims = align(reader.graph, [x, weight])
-    positive = reader.node("aten.gt.Scalar", [a, 0], a.dims, torch.bool)
-    scaled = reader.node("aten.mul.Tensor", [a, w], dims, a.dtype)
-    return Layout(reader.node("aten.where.self", [positive, a, scaled], dims, a.dtype), groups)
+    return Layout(reader.node("aten._prelu_kernel.default", [a, w], dims, a.dtype), groups)
 
 
 @rule("aten.rrelu.default")

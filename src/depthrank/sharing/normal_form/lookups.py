@@ -9,7 +9,7 @@ import torch
 from depthrank.sharing.ir import Node, Region
 from depthrank.sharing.layout import BATCH, Layout, canonical, plain, reshape
 from depthrank.sharing.normal_form.reader import Reader, RowCount, drop_row_counts, rule
-from depthrank.sharing.normal_form.selection import ROW_NUMBERS
+from depthrank.sharing.normal_form.rows_one_by_one import ROW_NUMBERS
 from depthrank.sharing.normal_form.views import repeated
 
 
@@ -45,17 +45,18 @@ def embedding_bag(
     include_last_offset: bool = False,
     padding_idx: int | None = None,
 ) -> list[Any]:
-    """Bags of equal length only: [B, L] indices, so a sum, mean or maximum over L."""
+    """Bags of equal length only: [B, L] indices, or [B * bags, L], so a sum, mean or maximum over L."""
     length = offsets.step if isinstance(offsets, RowSteps) else None
-    if length is None or index.rank != 1 or not index.holds_batch(0) or index.size(0) != length:
+    if length is None or index.rank != 1 or not index.holds_batch(0) or index.size(0) % length:
         reader.refuse("embedding_bag with bags of unequal length; pad them to [B, L]")
     if index.groups[0][0] != BATCH:
         reader.refuse("embedding_bag over a batch that is folded inside out")
-    flat = reshape(reader.graph, index.node, [length])
-    rows = reader.node("embedding", [weight.node, flat, None], [length, weight.node.dims[1]], weight.node.dtype)
-    dims = [weight.node.dims[1]]
+    bags = [index.size(0) // length] if index.size(0) > length else []
+    flat = reshape(reader.graph, canonical(reader.graph, index).node, [*bags, length])
+    rows = reader.node("embedding", [weight.node, flat, None], [*flat.dims, weight.node.dims[1]], weight.node.dtype)
+    dims = [*bags, weight.node.dims[1]]
     if per_sample_weights is not None:
-        factor = reshape(reader.graph, per_sample_weights.node, [length, 1])
+        factor = reshape(reader.graph, per_sample_weights.node, [*flat.dims, 1])
         rows = reader.node("aten.mul.Tensor", [rows, factor], rows.dims, rows.dtype)
     if padding_idx is not None and padding_idx >= 0:
         rows = _masked_bag(reader, rows, flat, padding_idx, mode)
@@ -73,9 +74,9 @@ def embedding_bag(
     if mode == 1 and count_mask:
         keep = reader.node("aten.ne.Scalar", [flat, padding_idx], flat.dims, torch.bool)
         count = reader.node("aten.sum.dim_IntList", [keep, [-1]])
-        some = reader.node("aten.clamp.default", [count, 1], [], count.dtype)
-        out = reader.node("aten.div.Tensor", [out, reshape(reader.graph, some, [1])], dims, rows.dtype)
-    return [Layout(out, ((BATCH,), (0,))), None, None, None]
+        some = reader.node("aten.clamp.default", [count, 1], bags, count.dtype)
+        out = reader.node("aten.div.Tensor", [out, reshape(reader.graph, some, [*bags, 1])], dims, rows.dtype)
+    return [Layout(out, ((BATCH, 0), (1,)) if bags else ((BATCH,), (0,))), None, None, None]
 
 
 def _masked_bag(reader: Reader, rows: Node, index: Node, padding: int, mode: int) -> Node:
@@ -106,12 +107,13 @@ def arange(reader: Reader, *args: Any, **kwargs: Any) -> Any:
         return plain(reader.graph.literal(tensor))
     step = args[2] if len(args) > 2 else 1
     start = args[0] if len(args) > 1 else 0
-    if size == 1 and start == 0 and isinstance(step, int) and step != 1:
+    for_bags = all("embedding_bag" in str(user.target) for user in reader.current.users)  # type: ignore[union-attr]
+    if start == 0 and isinstance(step, int) and for_bags:
         return RowSteps(step)
-    if size == 1 and start == 0 and step == 1:
-        if all("embedding_bag" in str(user.target) for user in reader.current.users):  # type: ignore[union-attr]
-            return RowSteps(1)
-        return Layout(reader.graph.input(ROW_NUMBERS, Region.MIXED, (), torch.int64), ((BATCH,),))
+    if size == 1 and start == 0 and isinstance(step, int):
+        numbers = reader.graph.input(ROW_NUMBERS, Region.MIXED, (), torch.int64)
+        own = numbers if step == 1 else reader.node("aten.mul.Scalar", [numbers, step], [], torch.int64)
+        return Layout(own, ((BATCH,),))
     return reader.refuse("a range over the batch numbers its rows")
 
 
@@ -199,20 +201,29 @@ def recurrent(
         reader.refuse("recurrent dropout is random; call module.eval() before sharing")
     kind = reader.name.split(".")[1]
     batch_dim, time_dim = (0, 1) if batch_first else (1, 0)
-    if x.rank != 3 or x.groups[batch_dim] != (BATCH,):
+    if x.rank != 3 or not x.holds_batch(batch_dim):
         reader.refuse("a recurrent net whose batch is not the batch of pairs")
+    rows = _fold(x, batch_dim)
     moved = canonical(reader.graph, Layout(x.node, (x.groups[batch_dim], x.groups[time_dim], x.groups[2])))
     given = states if isinstance(states, list) else [states]
     initial: list[Node] = []
     for s in given:
-        if s.groups[1] != (BATCH,):
+        if _fold(s, 1) != rows:
             reader.refuse("the initial state of a recurrent net does not have the batch in dimension 1")
         initial.append(canonical(reader.graph, Layout(s.node, (s.groups[1], s.groups[0], s.groups[2]))).node)
     flags = [has_biases, layers, bidirectional]
     args = [kind, moved.node, initial, [w.node for w in weights], *flags]
     results = reader.nodes("recurrent", args)
-    order = ((BATCH,), (0,), (1,)) if batch_first else ((0,), (BATCH,), (1,))
-    return [Layout(results[0], order), *(Layout(r, ((0,), (BATCH,), (1,))) for r in results[1:])]
+    lead = len(rows) - 1
+    first, second = (lead,), (lead + 1,)
+    own = moved.groups[0]
+    order = (own, first, second) if batch_first else (first, own, second)
+    return [Layout(results[0], order), *(Layout(r, (first, own, second)) for r in results[1:])]
+
+
+def _fold(x: Layout, dim: int) -> list[int]:
+    """The sizes that a dimension is made of, the batch as ``BATCH``."""
+    return [BATCH if a == BATCH else x.atom_size(a) for a in x.groups[dim] if a == BATCH or x.atom_size(a) != 1]
 
 
 @rule("aten.glu.default")

@@ -121,6 +121,9 @@ def _einsum(reader: Reader, nodes: Sequence[Node], words: Sequence[str], out: st
 
 @rule("aten.matmul.default", "aten.bmm.default", "aten.mm.default", "aten.mv.default", "aten.dot.default")
 def matmul(reader: Reader, a: Layout, b: Layout) -> Layout:
+    if any(_is_sparse(reader, x) for x in (a, b)):
+        sparse: Layout = sparse_product(reader, a, b)
+        return sparse
     return contract(reader, a, b, *_matmul_words(a.rank, b.rank))
 
 
@@ -132,6 +135,21 @@ def _matmul_words(rank_a: int, rank_b: int) -> tuple[str, str, str]:
     right = "k" if rank_b == 1 else lead[n - (rank_b - 2) :] + "kn"
     out = lead + ("" if rank_a == 1 else "m") + ("" if rank_b == 1 else "n")
     return left, right, out
+
+
+@rule("aten._sparse_mm.default")
+def sparse_product(reader: Reader, a: Layout, b: Layout) -> Layout:
+    """A sparse matrix of the model times a dense one of it: embeddings propagated over a graph."""
+    if not _is_sparse(reader, a) or b.node.batched or a.batch_dim is not None or b.batch_dim is not None:
+        reader.refuse("a sparse tensor meets values of the batch; densify it, or propagate before looking rows up")
+    dense = _plain_constant(reader, b)
+    dims = [a.size(0), *dense.dims[1:]]
+    return plain(reader.node("sparse_product", [a.node, dense], dims, dense.dtype))
+
+
+def _is_sparse(reader: Reader, x: Layout) -> bool:
+    tensor = reader.graph.constants.get(x.node.name) if x.node.op == "parameter" else None
+    return tensor is not None and tensor.layout != torch.strided
 
 
 @rule("aten.addmm.default", "aten.baddbmm.default", "aten.addbmm.default", "aten.addmv.default")

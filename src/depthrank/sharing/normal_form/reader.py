@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import torch
@@ -16,6 +17,14 @@ from torch import fx
 
 from depthrank.sharing.ir import Graph, Node, Region, map_nodes, nodes_in
 from depthrank.sharing.layout import BATCH, Layout, Size, plain
+from depthrank.sharing.normal_form.rows_one_by_one import (
+    RowOf,
+    is_row_numbers,
+    joined_rows,
+    of_one_row,
+    rows_in,
+    stacked_rows,
+)
 from depthrank.sharing.operators import Rows, run_node, shape_on_meta
 from depthrank.sharing.refusal import Refused, source_line
 
@@ -78,7 +87,10 @@ class Reader:
             except FAULTS as error:
                 reason = f"the rule of {node.target} failed with {type(error).__name__}: {error}; {FAULT}"
                 raise Refused(reason, f"{node.name} = {node.target}", self.graph.source) from error
-        return [self._value(o) for o in self.captured.outputs]
+        outputs = [self._value(o) for o in self.captured.outputs]
+        if any(rows_in(outputs)):
+            raise Refused("an output is one row of the batch", "the module's output")
+        return outputs
 
     def _read_placeholders(self) -> None:
         for placeholder in (n for n in self.captured.program.graph.nodes if n.op == "placeholder"):
@@ -116,12 +128,27 @@ class Reader:
         if name in _IGNORED:
             return None
         handler = RULES.get(name) or _by_tag(name)
+        if handler is not None and any(rows_in([args, list(kwargs.values())])):
+            return self._whole_again(args) or of_one_row(args, kwargs, partial(handler, self))
         if handler is not None:
             return handler(self, *args, **kwargs)
         return self.refuse(f"operator {name} has no rule for sharing")
 
-    def _number(self, x: Layout) -> Layout:
-        """item() of a parameter stays a tensor of the model."""
+    def _whole_again(self, args: list[Any]) -> Layout | None:
+        """The batch that all its rows, one by one, are laid together to."""
+        dim = args[1] if len(args) > 1 else 0
+        if self.name == "aten.stack.default":
+            return stacked_rows(args[0], dim, self.captured.batch)
+        return joined_rows(args[0], self.captured.batch) if self.name == "aten.cat.default" and dim == 0 else None
+
+    def _number(self, x: Layout | RowOf) -> Layout | int:
+        """item() of a parameter stays a tensor of the model; of the number of a row in a loop over rows, it is that."""
+        if isinstance(x, RowOf):
+            return (
+                x.row
+                if is_row_numbers(x.layout.node)
+                else self.refuse("item() makes a Python number of a value of the batch")
+            )
         if x.node.batched or x.batch_dim is not None:
             self.refuse("item() makes a Python number of a value of the batch")
         return x

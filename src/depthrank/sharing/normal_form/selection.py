@@ -8,7 +8,9 @@ import torch
 
 from depthrank.sharing.ir import Node, product
 from depthrank.sharing.layout import BATCH, Group, Layout, align, canonical, plain, reshape
+from depthrank.sharing.normal_form.flat_index import own_part_of_flat_index
 from depthrank.sharing.normal_form.reader import Reader, RowCount, rule
+from depthrank.sharing.normal_form.rows_one_by_one import RowOf, is_row_numbers, one_row, pick_in_row
 
 
 @rule("aten.slice.Tensor", "aten.narrow.default")
@@ -41,10 +43,12 @@ def cut(reader: Reader, x: Layout, dim: int, first: int, size: int, step: int = 
 
 
 @rule("aten.select.int")
-def select(reader: Reader, x: Layout, dim: int, index: Any) -> Layout:
+def select(reader: Reader, x: Layout, dim: int, index: Any) -> Layout | RowOf:
     dim %= x.rank
-    reader_says = "select reads one row of"
-    reader.forbid_batch(x, dim, reader_says)
+    rows = reader.captured.batch
+    if x.groups[dim] == (BATCH,) and isinstance(rows, int) and isinstance(index, int):
+        return one_row(x, dim, index % rows)
+    reader.forbid_batch(x, dim, "select reads one row of")
     if isinstance(index, RowCount):
         reader.refuse("a selected position depends on the number of rows")
     one = cut(reader, x, dim, index % x.size(dim), 1)
@@ -185,6 +189,8 @@ def stack(reader: Reader, tensors: list[Layout], dim: int = 0) -> Layout:
 def index_select(reader: Reader, x: Layout, dim: int, index: Layout) -> Layout:
     dim %= x.rank
     reader.forbid_batch(x, dim, "index_select along")
+    if index.node.batched and not x.node.batched and x.batch_dim is None:
+        return _index_one(reader, x, dim, index)
     if index.node.batched:
         reader.refuse("index_select along a dimension by an index that depends on the input; use gather")
     flat = canonical(reader.graph, x)
@@ -223,9 +229,10 @@ def index(reader: Reader, x: Layout, indices: list[Layout | None]) -> Layout:
     if any(i.node.dtype == torch.bool for _, i in named):
         reader.refuse("a boolean index gives a result whose size depends on the values")
     if len(named) == 1:
-        return _index_one(reader, x, *named[0])
+        picked = pick_in_row(reader, x, named[0][1]) if named[0][0] == 0 else None
+        return _index_one(reader, x, *named[0]) if picked is None else picked
     batch = x.batch_dim
-    own = [(d, i) for d, i in named if not (d == batch and _is_row_numbers(i))]
+    own = [(d, i) for d, i in named if not (d == batch and is_row_numbers(i.node))]
     if len(named) == 2 and len(own) == 1 and [d for d, _ in named] == [0, 1]:
         rows_first = Layout(x.node, (x.groups[batch or 0], x.groups[own[0][0]], *x.groups[2:]))
         return _index_own_row(reader, rows_first, [i for _, i in named], own[0][1])
@@ -236,17 +243,14 @@ def index(reader: Reader, x: Layout, indices: list[Layout | None]) -> Layout:
     return reader.refuse("an index picks particular rows of the batch")
 
 
-def _is_row_numbers(x: Layout) -> bool:
-    return x.node.op == "input" and x.node.name == ROW_NUMBERS
-
-
-ROW_NUMBERS = "row numbers"
-
-
 def _index_one(reader: Reader, x: Layout, dim: int, index: Layout) -> Layout:
     if x.holds_batch(dim):
-        if _is_row_numbers(index):
+        if is_row_numbers(index.node):
             return x
+        within = own_part_of_flat_index(reader, x, index) if dim == 0 else None
+        if within is not None:
+            thick = Layout(x.node, ((BATCH,), x.groups[0][1:], *x.groups[1:]))
+            return _index_own_row(reader, thick, [within], within)
         reader.refuse("an index picks particular rows of the batch")
     if not x.node.batched and x.batch_dim is None:
         moved = canonical(reader.graph, x, [dim, *(d for d in range(x.rank) if d != dim)])

@@ -6,6 +6,7 @@ from typing import Any
 
 from depthrank.sharing.layout import BATCH, Layout, canonical, regroup, reshape
 from depthrank.sharing.normal_form.reader import Reader, rule
+from depthrank.sharing.normal_form.rows_one_by_one import RowOf
 
 
 @rule(
@@ -109,10 +110,11 @@ def repeat(reader: Reader, x: Layout, repeats: list[Any]) -> Layout:
 
 
 @rule("aten.unbind.int")
-def unbind(reader: Reader, x: Layout, dim: int = 0) -> list[Layout]:
+def unbind(reader: Reader, x: Layout, dim: int = 0) -> list[Layout | RowOf]:
     from depthrank.sharing.normal_form.selection import select
 
-    return [select(reader, x, dim, k) for k in range(x.size(x.rank and dim % x.rank))]
+    assert reader.current is not None
+    return [select(reader, x, dim, k) for k in range(len(reader.current.meta["val"]))]
 
 
 @rule("aten.diagonal.default", "aten.diagonal_copy.default")

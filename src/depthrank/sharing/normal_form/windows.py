@@ -7,7 +7,8 @@ from typing import Any
 import torch
 
 from depthrank.sharing.ir import Node
-from depthrank.sharing.layout import BATCH, Layout, canonical, reshape
+from depthrank.sharing.layout import Layout, canonical, plain, reshape
+from depthrank.sharing.normal_form.products import linear
 from depthrank.sharing.normal_form.reader import Reader, rule
 
 
@@ -26,9 +27,29 @@ from depthrank.sharing.normal_form.reader import Reader, rule
 )
 def windows(reader: Reader, x: Layout, *args: Any, **kwargs: Any) -> Layout:
     """Convolution and pooling of [B, C, ...]: each row on its own."""
+    if "conv" in reader.name and _reads_one_place(*args):
+        return _by_channels(reader, x, *args[:2])
     flat = _rows_first(reader, x)
     node = reader.node(reader.name, [flat.node, *_constants(reader, args)], kwargs=kwargs)
     return Layout(node, flat.groups)
+
+
+def _reads_one_place(
+    weight: Layout, bias: Any = None, stride: Any = 1, padding: Any = 0, dilation: Any = 1, groups: int = 1
+) -> bool:
+    """Is the window one place wide, and every place read once?"""
+    steps = stride if isinstance(stride, (list, tuple)) else [stride]
+    around = padding if isinstance(padding, (list, tuple)) else [padding]
+    alone = all(n == 1 for n in weight.node.dims[2:]) and len(weight.node.dims) > 2
+    return alone and groups == 1 and all(n == 1 for n in steps) and all(n in (0, "valid", "same") for n in around)
+
+
+def _by_channels(reader: Reader, x: Layout, weight: Layout, bias: Layout | None = None) -> Layout:
+    """A convolution that reads one place is a linear layer over the channels."""
+    matrix = plain(reshape(reader.graph, weight.node, weight.node.dims[:2]))
+    last = Layout(x.node, (x.groups[0], *x.groups[2:], x.groups[1]))
+    out = linear(reader, last, matrix, bias)
+    return Layout(out.node, (out.groups[0], out.groups[-1], *out.groups[1:-1]))
 
 
 @rule("aten.adaptive_max_pool1d.default", "aten.adaptive_max_pool2d.default", "aten.max_pool1d_with_indices.default")
@@ -38,8 +59,9 @@ def windows_with_places(reader: Reader, x: Layout, *args: Any) -> list[Layout]:
 
 
 def _rows_first(reader: Reader, x: Layout) -> Layout:
+    """[B, C, ...]; in [B * titles, C, ...] the folded axes stand before the channels."""
     flat = canonical(reader.graph, x)
-    if flat.groups[0] != (BATCH,):
+    if not flat.holds_batch(0):
         reader.refuse(f"{reader.name} whose batch is not the batch of pairs")
     return flat
 
@@ -125,9 +147,9 @@ def instance_norm(
     if not own_statistics:
         reader.refuse("instance_norm with running statistics has no rule for sharing")
     flat = _rows_first(reader, x)
-    channels, rest = flat.node.dims[0], list(flat.node.dims[1:])
-    merged = reshape(reader.graph, flat.node, [channels, *rest])
-    node = reader.node("aten.layer_norm.default", [merged, rest, None, None, eps], merged.dims, merged.dtype)
+    lead = len(flat.groups[0]) - 1
+    channels, rest = flat.node.dims[lead], list(flat.node.dims[lead + 1 :])
+    node = reader.node("aten.layer_norm.default", [flat.node, rest, None, None, eps], flat.node.dims, flat.node.dtype)
     for op, constant in (("aten.mul.Tensor", weight), ("aten.add.Tensor", bias)):
         if constant is not None:
             own = reshape(reader.graph, constant.node, [channels, *([1] * len(rest))])
