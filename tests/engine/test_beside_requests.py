@@ -52,3 +52,15 @@ def test_work_does_not_rest_where_nobody_waits_any_more():
         raise ValueError("of the request")
     assert len(list(times.beside.pieces(np.arange(3 * PIECE_ROWS)))) == 3
     assert times.slept_s == 0.0
+
+
+def test_a_rest_is_whole_while_requests_are_served_and_short_otherwise():
+    times = Times()
+    times.beside.rest(10.0)
+    with times.beside.request():
+        times.beside.rest(10.0)
+    with times.beside.request():
+        pass
+    times.beside.rest(10.0)
+    times.beside.rest(10.0)
+    assert times.slept_s == pytest.approx(1.0 + 10.0 + 10.0 + 1.0)

@@ -17,9 +17,9 @@ from depthrank.tables import HotRows, OverlaidRows, RowFile, RowSource, packed_p
 
 DUE_SHARE = 0.05
 """Compaction is worth its writing once so many of a table's rows lie in its overlay."""
-SHARE_OF_TIME = 0.1
+SHARE_OF_TIME = 0.04
 """How much of a core compaction takes at most: it has time, requests have not."""
-PART_ROWS = 1 << 13  # at once, so that a request meets a millisecond or two of it
+PART_ROWS = 1 << 11  # at once, so that a request meets less than a millisecond of it
 
 
 def compaction_is_due(artifact: Artifact) -> bool:

@@ -30,7 +30,7 @@ class BesideRequests:
     ) -> None:
         self._clock_s, self._sleep = clock_s, sleep
         self._lock = threading.Lock()
-        self._running, self._begun = 0, 0
+        self._running, self._begun, self._rested = 0, 0, 0
 
     @contextmanager
     def request(self) -> Iterator[None]:
@@ -43,6 +43,12 @@ class BesideRequests:
         finally:
             with self._lock:
                 self._running -= 1
+
+    def rest(self, seconds: float) -> None:
+        """Sleep so long while requests are served; a tenth of it otherwise."""
+        with self._lock:
+            served, self._rested = bool(self._running) or self._begun != self._rested, self._begun
+        self._sleep(seconds if served else seconds / 10)
 
     def pieces(self, rows_N: Rows) -> Iterator[Rows]:
         """The rows in pieces, in their order (none: one empty piece), with a rest after each that met a request."""

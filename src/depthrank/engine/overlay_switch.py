@@ -55,7 +55,7 @@ class GenerationSwitch:
         """Serve changed rows and their table from one new file, same answers; False where no row is changed."""
         with self._one_delta:
             before = self.generation
-            artifact = compacted(before.artifact, cache)
+            artifact = compacted(before.artifact, cache, self.beside.rest)
             if artifact is before.artifact:
                 return False
             nothing = np.zeros(0, np.int64)
