@@ -102,9 +102,13 @@ class CandidateInputs:
 
     def select(self, index: Tensor) -> CandidateInputs:
         """The candidates of a sorted ``index``: survivors, gathered once."""
-        columns = (self.rows_N, self.ids_NI, self.floats_NF, self.request_of_candidate_N)
-        counted_N = None if self.counted_N is None else self.counted_N.index_select(0, index)
-        return CandidateInputs(*(column.index_select(0, index) for column in columns), counted_N)
+        return CandidateInputs(
+            self.rows_N.index_select(0, index),
+            self.ids_NI.index_select(0, index),
+            self.floats_NF.index_select(0, index),
+            self.request_of_candidate_N.index_select(0, index),
+            None if self.counted_N is None else self.counted_N.index_select(0, index),
+        )
 
     @classmethod
     def joined(cls, parts: Sequence[CandidateInputs]) -> CandidateInputs:
