@@ -13,6 +13,7 @@ from pathlib import Path
 import msgspec
 import numpy as np
 import pytest
+import small_artifact
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -371,3 +372,11 @@ def test_a_model_is_built_without_drawing_numbers_or_importing_a_compiler(artifa
         assert drawn.shape == (3, 4) and torch.equal(torch.ones(2) * 2.0, torch.full((2,), 2.0))
         kept = torch.ones(3).normal_()
     assert torch.equal(kept, torch.ones(3))
+
+
+@pytest.mark.parametrize("left_out", ["expert_layers", "interaction_layers", "cross_layers"])
+def test_a_model_without_one_of_its_parts_is_saved_and_loaded(left_out, tmp_path, monkeypatch):
+    monkeypatch.setitem(small_artifact.SPEC, "model", {"preset": "demo", "width": 8, "heads": 2, left_out: 0})
+    save_artifact(tmp_path / "a", small_artifact.make_contents())
+    level = load_artifact(tmp_path / "a").model.config.levels[0]
+    assert 0 in (len(level.reads), level.interaction_layers, level.cross_layers)

@@ -75,10 +75,9 @@ def _check_bounds(config: ModelConfig) -> None:
     for number, level in enumerate(config.levels, start=1):
         if config.foreign_at(number) is not None:
             continue
-        layers |= {
-            f"reads of level {number}": config.encoder_layers,
-            f"layers of level {number}": level.interaction_layers,
-        }
+        layers |= {f"reads of level {number}": config.encoder_layers}
+        if level.interaction_layers or type(level.interaction_layers) is not int:  # 0: none
+            layers |= {f"layers of level {number}": level.interaction_layers}
         sizes |= {
             f"rank of level {number}": level.interaction_rank,
             f"tokens of level {number}": level.interaction_tokens,
