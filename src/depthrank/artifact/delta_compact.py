@@ -18,7 +18,7 @@ from depthrank.tables import HotRows, OverlaidRows, RowFile, RowSource, packed_p
 DUE_SHARE = 0.05
 """Compaction is worth its writing once so many of a table's rows lie in its overlay."""
 SHARE_OF_TIME = 0.04
-"""How much of a core compaction takes at most: it has time, requests have not."""
+"""How much of a core compaction takes beside requests: it has time, they have not. Where none come it rests less."""
 PART_ROWS = 1 << 11  # at once, so that a request meets less than a millisecond of it
 
 

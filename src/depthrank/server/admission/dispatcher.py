@@ -121,8 +121,7 @@ class Dispatcher:
         user, number = str(request.user), num_candidates(request, ranker.generation.items)
         own_ms = request.deadline_ms
         patience_ms = self.settings.patience_ms
-        reserve_ms = max(self.settings.reserve_ms, self.way_back.reserve_ms)
-        reserve_ms = reserve_ms if own_ms is None else min(reserve_ms, own_ms * RESERVE_SHARE)
+        reserve_ms = self._reserve_ms if own_ms is None else min(self._reserve_ms, own_ms * RESERVE_SHARE)
         deadline_s = ticket.arrived_s + (patience_ms if own_ms is None else own_ms) / 1e3
         forecast = self.desk.forecasts.of(user, version, number)
         return Claim(
@@ -142,6 +141,11 @@ class Dispatcher:
             budget=request.budget,
             held=ticket,
         )
+
+    @property
+    def _reserve_ms(self) -> float:
+        """Kept free before a deadline, for the way back."""
+        return max(self.settings.reserve_ms, self.way_back.reserve_ms)
 
     def _withdraw(self, claim: Claim) -> None:
         with self._lock:
@@ -296,7 +300,7 @@ class Dispatcher:
                 "capacity_ms_per_s": desk.capacity_ms_per_s(),
                 "shed_shares": {priority: desk.cohorts.shares[priority] for priority in PRIORITIES},
                 "guard_limit_ms": desk.guard.limit_ms,
-                "reserve_ms": max(self.settings.reserve_ms, self.way_back.reserve_ms),
+                "reserve_ms": self._reserve_ms,
                 "restarts": self._engines.restarts,
                 "retried": self.retried,
                 "lanes": [
