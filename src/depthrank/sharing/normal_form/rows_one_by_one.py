@@ -9,12 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from depthrank.sharing.ir import Node
 from depthrank.sharing.layout import BATCH, Layout, align
 from depthrank.sharing.refusal import Refused
 
+T = TypeVar("T")
 ROW_NUMBERS = "row numbers"  # the input that a range over the batch is
 
 
@@ -31,11 +32,7 @@ class RowOf:
 
 
 def rows_in(value: Any) -> Iterator[RowOf]:
-    if isinstance(value, RowOf):
-        yield value
-    elif isinstance(value, (list, tuple)):
-        for v in value:
-            yield from rows_in(v)
+    return _found(RowOf, value)
 
 
 def one_row(x: Layout, dim: int, row: int) -> RowOf:
@@ -46,11 +43,12 @@ def one_row(x: Layout, dim: int, row: int) -> RowOf:
 def of_one_row(args: Any, kwargs: dict[str, Any], run: Callable[..., Any]) -> Any:
     """A rule on values of one row; raises ``Refused`` where rows meet."""
     numbers = {r.row for r in rows_in([args, list(kwargs.values())])}
-    if len(numbers) > 1 or any(x.batch_dim is not None for x in _layouts([args, list(kwargs.values())])):
+    if len(numbers) > 1 or any(x.batch_dim is not None for x in _found(Layout, [args, list(kwargs.values())])):
         raise Refused("rows of the batch meet other rows (in a loop over rows)")
-    out = run(*_map(args, lambda r: r.layout), **{k: _map(v, lambda r: r.layout) for k, v in kwargs.items()})
+    plain = [_changed(RowOf, value, lambda r: r.layout) for value in (list(args), list(kwargs.values()))]
+    out = run(*plain[0], **dict(zip(kwargs, plain[1], strict=True)))
     (number,) = numbers
-    return _map_layouts(out, lambda x: RowOf(x, number))
+    return _changed(Layout, out, lambda x: RowOf(x, number))
 
 
 def stacked_rows(rows: list[Any], dim: int, num_rows: int) -> Layout | None:
@@ -85,21 +83,16 @@ def pick_in_row(reader: Any, x: Layout, index: Layout) -> Layout | None:
     return Layout(node, (*groups, *((len(places) + k,) for k in range(len(x.node.dims) - 1))))
 
 
-def _map(value: Any, change: Callable[[RowOf], Any]) -> Any:
-    if isinstance(value, RowOf):
+def _changed(kind: type[T], value: Any, change: Callable[[T], Any]) -> Any:
+    """The value with everything of a kind in it changed."""
+    if isinstance(value, kind):
         return change(value)
-    return [_map(v, change) for v in value] if isinstance(value, (list, tuple)) else value
+    return [_changed(kind, v, change) for v in value] if isinstance(value, (list, tuple)) else value
 
 
-def _map_layouts(value: Any, change: Callable[[Layout], Any]) -> Any:
-    if isinstance(value, Layout):
-        return change(value)
-    return [_map_layouts(v, change) for v in value] if isinstance(value, (list, tuple)) else value
-
-
-def _layouts(value: Any) -> Iterator[Layout]:
-    if isinstance(value, Layout):
+def _found(kind: type[T], value: Any) -> Iterator[T]:
+    if isinstance(value, kind):
         yield value
     elif isinstance(value, (list, tuple)):
         for v in value:
-            yield from _layouts(v)
+            yield from _found(kind, v)
