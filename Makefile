@@ -29,10 +29,11 @@ bench: $(READY)  ## every benchmark; results with machine and versions go to ben
 
 setup: $(READY)  ## the virtual environment, by exact pins
 
-$(READY): requirements.lock pyproject.toml
+$(READY): requirements.lock requirements-torchrec.lock pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(None if sys.version_info >= (3, 11) else "depthrank needs Python 3.11 or newer; run: make PYTHON=python3.11")'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -r requirements-torchrec.lock
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
 	touch $(READY)
 

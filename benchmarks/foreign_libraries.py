@@ -9,9 +9,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy
 import torch
 from torch import Tensor, nn
 
+from foreign_ctr import CTR
 from foreign_tabular import TABULAR
 
 NUM_ROWS, NUM_IDS, LENGTH, WIDTH = 12, 20, 10, 8
@@ -150,6 +152,9 @@ def _names(text: str) -> list[str]:
 
 
 def _recbole_model(name: str, folder: Path, is_context: bool) -> tuple[nn.Module, Any, Any]:
+    for old, new in (("float_", "float64"), ("complex_", "complex128"), ("unicode_", "str_"), ("bool8", "bool_")):
+        if not hasattr(numpy, old):  # it reads names that NumPy 2 dropped
+            setattr(numpy, old, getattr(numpy, new))
     data = importlib.import_module("recbole.data")
     utils = importlib.import_module("recbole.utils")
     config_of = importlib.import_module("recbole.config").Config
@@ -288,7 +293,7 @@ def x_transformers() -> Iterator[Built]:
 
 def styles() -> Iterator[Built]:
     """Rankers written anew in the ways of public code."""
-    for module in ("foreign_style_sequences", "foreign_style_texts"):
+    for module in ("foreign_style_sequences", "foreign_style_texts", "foreign_style_scenes"):
         importlib.import_module(module)
     yield from importlib.import_module("foreign_styles").STYLES.items()
 
@@ -296,4 +301,4 @@ def styles() -> Iterator[Built]:
 LIBRARIES: dict[str, Callable[[], Iterator[Built]]] = {
     f.__name__: f
     for f in (deepctr_torch, torchfm, recbole, rtdl_revisiting_models, tabm, transformers, x_transformers, styles)
-} | TABULAR
+} | TABULAR | CTR

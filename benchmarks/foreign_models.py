@@ -36,13 +36,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves
+from torch import nn
 
 from depthrank.errors import SharingError
 from depthrank.sharing import Refused, share
 from depthrank.sharing.inputs import ModuleInputs, Sides, join_pairs, read_example, split_sides
-from depthrank.sharing.verify import distance, draw_inputs, tolerance
+from depthrank.sharing.verify import distance, draw_inputs, run_original, tensors_of, tolerance
 from foreign_libraries import LIBRARIES
 from foreign_tabular import import_library
 from machine_facts import machine_facts, show_facts
@@ -128,24 +127,25 @@ def draw_weights(module: nn.Module) -> None:
 
 
 def compare(module: nn.Module, shared: Any, inputs: ModuleInputs, sides: Sides) -> tuple[float, int]:
-    """The worst distance over fresh draws, shared and bound, and how many the original could score."""
+    """The worst distance over fresh draws, shared and bound, and how many the original could score.
+
+    The original scores one candidate as one of two: a bare ``squeeze()`` makes other shapes of a batch of one.
+    """
     worst, compared = 0.0, 0
+    many = draw_inputs(inputs, sides, 1, 31, seed=999)
+    lead = tuple(t.shape[:1] == (31,) for t in tensors_of(shared.score(shared.encode(many.request), many.candidate)))
     for place, (requests, candidates) in enumerate(DRAWS):
         draw = draw_inputs(inputs, sides, requests, candidates, seed=1000 + place)
-        args, kwargs = inputs.arguments(join_pairs(sides, draw.request, draw.candidate, draw.request_of_candidate))
         try:
-            with torch.no_grad():
-                expected = module(*args, **kwargs)
+            truth = run_original(module, inputs, sides, draw, lead)
         except (RuntimeError, ValueError, IndexError, TypeError):
-            continue  # many models cannot score one row
+            continue  # some models cannot score few rows
         index = None if requests == 1 else draw.request_of_candidate
         found = [shared.score(shared.encode(draw.request), draw.candidate, index)]
         if requests == 1 and candidates > 1:
             found.append(shared.bind(draw.candidate)(draw.request, torch.arange(candidates)))
-        truth = [t for t in tree_leaves(expected) if isinstance(t, Tensor)]
         for ours in found:
-            own = [t for t in tree_leaves(ours) if isinstance(t, Tensor)]
-            worst = max([worst, *(distance(a, b) for a, b in zip(own, truth, strict=True))])
+            worst = max([worst, *(distance(a, b) for a, b in zip(tensors_of(ours), truth, strict=True))])
         compared += 1
     return worst, compared
 

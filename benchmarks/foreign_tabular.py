@@ -32,13 +32,21 @@ class Absent(ModuleType):
 
 def import_library(name: str) -> ModuleType:
     """A library, whatever it imports beside torch and does not find being absent; raises ``ImportError`` for itself."""
-    for _ in range(30):
-        try:
-            return importlib.import_module(name)
-        except ModuleNotFoundError as error:
-            if error.name is None or error.name.partition(".")[0] in (name, "torch"):
-                raise
-            sys.modules[error.name] = Absent(error.name)
+    if name == "pytorch_widedeep":
+        importlib.import_module("transformers")  # it asks what is installed before anything stands in for it
+    absent: list[str] = []
+    try:
+        while len(absent) < 60:
+            try:
+                return importlib.import_module(name)
+            except ModuleNotFoundError as error:
+                if error.name is None or error.name.partition(".")[0] in (name.partition(".")[0], "torch"):
+                    raise
+                sys.modules[error.name] = Absent(error.name)
+                absent.append(error.name)
+    finally:
+        for stand_in in absent:  # torch asks for some of them later
+            sys.modules.pop(stand_in, None)
     raise ImportError(f"{name} imports too much that is not installed")
 
 

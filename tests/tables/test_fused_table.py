@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.nn.functional import embedding_bag
 
-from depthrank.tables import FusedTable, TableSlot
+from depthrank.tables import FusedTable, TableSlot, rows_kept
 
 slots = st.lists(st.tuples(st.integers(2, 9), st.integers(1, 4)), min_size=1, max_size=4)
 
@@ -50,3 +50,18 @@ def test_integer_ids_of_any_width_look_up_the_same_rows():
     table = table_of([(5, 2), (4, 1)])
     ids = torch.tensor([[1, 4, 3], [0, 2, 0]])
     torch.testing.assert_close(table(ids.to(torch.int32)), table(ids))
+
+
+@given(st.integers(1, 40), st.integers(1, 4), st.integers(1, 7))
+def test_a_block_of_rows_starts_as_it_does_in_the_whole_table(rows, width, pieces):
+    blocks = [range(first, min(first + 13, rows)) for first in range(0, rows, 13)]
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr("depthrank.tables.fused_table.DRAWN_AT_ONCE", pieces)
+        drawn = []
+        for keep in (range, *(lambda _, block=block: block for block in blocks)):
+            torch.manual_seed(3)
+            with rows_kept(keep):
+                drawn.append((FusedTable([TableSlot("f", rows, 0, 1)], width).weight.detach(), torch.rand(1)))
+    (whole, after), parts = drawn[0], drawn[1:]
+    assert torch.equal(torch.cat([part for part, _ in parts]), whole)
+    assert all(torch.equal(then, after) for _, then in parts), "what is drawn next is the same everywhere"

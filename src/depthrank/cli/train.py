@@ -30,6 +30,9 @@ def train(
         Path | None,
         typer.Option(metavar="DIR", help="With --from: write what changed as the next delta here."),
     ] = None,
+    processes: Annotated[
+        int, typer.Option(min=1, help="Train with so many processes that share the tables' rows (needs TorchRec).")
+    ] = 1,
     threads: Threads = None,
 ) -> None:
     """Train a ranker and write an artifact.
@@ -44,7 +47,17 @@ def train(
     set_torch_threads(threads)
     from depthrank.training import train as run
 
-    report = run(loaded, log=log, out=out, seed=seed, minutes=minutes, resume=resume, progress=at_terminal(), base=base)
+    report = run(
+        loaded,
+        log=log,
+        out=out,
+        seed=seed,
+        minutes=minutes,
+        resume=resume,
+        progress=at_terminal(),
+        base=base,
+        processes=processes,
+    )
     show_report(report)
     if base is not None and delta is not None:
         from depthrank.artifact import make_delta

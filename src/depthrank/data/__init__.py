@@ -5,7 +5,7 @@ from __future__ import annotations
 from depthrank.data.batch import Batch
 from depthrank.data.candidates import CandidateSource, evaluation_candidates, training_candidates
 from depthrank.data.examples import Examples, concatenate, train_item_counts
-from depthrank.data.fit_sample import fit_sample
+from depthrank.data.fit_sample import fit_sample, joined_samples
 from depthrank.data.import_log import ImportReport, import_log
 from depthrank.data.load import RawDataset, load_dataset
 from depthrank.data.load_examples import load_examples
@@ -24,6 +24,7 @@ __all__ = [
     "examples_from_log",
     "fit_sample",
     "import_log",
+    "joined_samples",
     "load_dataset",
     "load_examples",
     "train_item_counts",

@@ -31,3 +31,14 @@ def fit_sample(examples: Examples, raw: RawDataset | None = None) -> FitSample:
 def _past_items(raw: RawDataset, until_ms: int) -> Int64:
     ids = [rows.frame.filter(pl.col("time_ms") <= until_ms)["item"].to_list() for rows in raw.past]
     return raw.items.row_of([item for part in ids for item in part])
+
+
+def joined_samples(a: FitSample, b: FitSample) -> FitSample:
+    """The values of both, which are of one spec."""
+    return FitSample(
+        contexts={name: [*values, *b.contexts[name]] for name, values in a.contexts.items()},
+        candidates={name: [*values, *b.candidates[name]] for name, values in a.candidates.items()},
+        item_rows=np.concatenate((a.item_rows, b.item_rows)),
+        user_rows=np.concatenate((a.user_rows, b.user_rows)),
+        users=[*a.users, *b.users],
+    )

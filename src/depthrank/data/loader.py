@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator
+from collections.abc import Container, Generator, Iterator
 from itertools import pairwise
 
 import numpy as np
@@ -92,23 +92,31 @@ class BatchLoader:
     @property
     def num_batches(self) -> int:
         """Batches of the first epoch; others differ a little where requests have different numbers of candidates."""
-        return len(self._cuts(self._order(0))) - 1
+        return self.batches_in(0)
+
+    def batches_in(self, epoch: int) -> int:
+        """Batches of an epoch."""
+        return len(self._cuts(self._order(epoch))) - 1
 
     def __iter__(self) -> Iterator[Batch]:
         return self.epoch(0)
 
-    def epoch(self, epoch: int) -> Generator[Batch, None, None]:
-        """All batches of one epoch. Closing the iterator, or leaving it to the garbage collector, ends its thread."""
-        if not self._ahead:
-            return self._batches(epoch)
-        return prefetch(self._batches(epoch), self._ahead)
+    def epoch(self, epoch: int, only: Container[int] | None = None) -> Generator[Batch, None, None]:
+        """All batches of one epoch, or those of the numbers ``only``, which are the same then.
 
-    def _batches(self, epoch: int) -> Generator[Batch, None, None]:
+        Closing the iterator, or leaving it to the garbage collector, ends its thread.
+        """
+        if not self._ahead:
+            return self._batches(epoch, only)
+        return prefetch(self._batches(epoch, only), self._ahead)
+
+    def _batches(self, epoch: int, only: Container[int] | None) -> Generator[Batch, None, None]:
         order = self._order(epoch)
         cuts = self._cuts(order)
         for number, (start, stop) in enumerate(pairwise(cuts)):
-            rng = np.random.default_rng((self._seed, epoch, number))
-            yield self._assembler.assemble(order[start:stop], self._source, rng)
+            if only is None or number in only:
+                rng = np.random.default_rng((self._seed, epoch, number))
+                yield self._assembler.assemble(order[start:stop], self._source, rng)
 
     def _order(self, epoch: int) -> Int64:
         if not self._shuffle:

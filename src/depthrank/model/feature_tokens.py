@@ -36,10 +36,10 @@ class FeatureTokens(nn.Module):
         self.width, self.num_tokens = width, num_tokens
         self.floats = FloatInputs(side.num_floats, bins if side.num_floats <= MAX_BINNED else 0)
         self.num_inputs = len(side.slots) * table_width + self.floats.num_inputs
-        self.table: FusedTable | ServedTable | None = FusedTable(side.slots, table_width) if side.slots else None
+        deviation = SMALL if small_tables else None
+        table = FusedTable(side.slots, table_width, deviation) if side.slots else None
+        self.table: FusedTable | ServedTable | None = table
         self.feature_dropout = feature_dropout
-        if isinstance(self.table, FusedTable) and small_tables:
-            nn.init.normal_(self.table.weight, std=SMALL)
         # The constant input stands in for a bias in the first map only, so that a side may be empty.
         self.constant = nn.Parameter(torch.randn(width) * width**-0.5)
         self.linear = nn.Linear(self.num_inputs, num_tokens * width, bias=False) if self.num_inputs else None

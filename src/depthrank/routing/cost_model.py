@@ -67,12 +67,21 @@ class _Part:
         x, error = [v / scale for v in x], (ms - expected) / scale
         trust = 1.0 if self.observed <= FREE_OBSERVATIONS else min(1.0, OUTLIER / max(error, 1e-12))
         seen = [_dot(row, x) for row in self.covariance]
-        gain = [v / (FORGETTING / trust + _dot(x, seen)) for v in seen]
-        self.weight = [w + g * error for w, g in zip(self.weight, gain, strict=True)]
-        rows = [[(self.covariance[i][j] - gain[i] * seen[j]) / FORGETTING for j in SIDES] for i in SIDES]
-        shrink = min(1.0, self.most_variance / max(sum(rows[i][i] for i in SIDES), 1e-300))
-        self.covariance = [[0.5 * shrink * (rows[i][j] + rows[j][i]) for j in SIDES] for i in SIDES]
+        known = FORGETTING / trust + _dot(x, seen)
+        self.weight = [w + s / known * error for w, s in zip(self.weight, seen, strict=True)]
+        self._forget(seen, known)
         self.observed += 1
+
+    def _forget(self, seen: Vector, known: float) -> None:
+        """What was seen leaves the covariance, which then grows, as what was learned becomes old. Of a symmetric matrix,
+        written out: three parts learn from every request, in loops that took a fiftieth of its time."""
+        (aa, ab, ac), (_, bb, bc), (_, _, cc) = self.covariance
+        a, b, c = seen
+        aa, ab, ac = aa - a * a / known, ab - a * b / known, ac - a * c / known
+        bb, bc, cc = bb - b * b / known, bc - b * c / known, cc - c * c / known
+        grow = min(1 / FORGETTING, self.most_variance / max(aa + bb + cc, 1e-300))
+        ab, ac, bc = ab * grow, ac * grow, bc * grow
+        self.covariance = [[aa * grow, ab, ac], [ab, bb * grow, bc], [ac, bc, cc * grow]]
 
     def _begin(self, x: Vector, ms: float) -> None:
         """The first measurement scales the belief, as far as it tells anything (one of an empty history says nothing of

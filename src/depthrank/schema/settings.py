@@ -142,11 +142,14 @@ class TrainingSettings(Section, frozen=True, kw_only=True):
     the levels that learn the labels; with ``deepest`` the others are parts of it and no exits (for ablations).
     ``router: keep``: what level 0 is made of stays as it is in the artifact to go on from, the levels beyond it are
     learned anew. ``replay_seconds``: at most so long the end of training replays validation to learn how deep to go.
+    ``batches_per_step``: a step learns from so many batches, their losses averaged; processes that train together
+    share them evenly.
     """
 
     epochs: Annotated[int, Meta(ge=0, le=1_000_000)] = 10
     batch_requests: Count = 128
     batch_candidates: Count = 4_096
+    batches_per_step: Count = 1
     requests_per_user: Count = 32
     deep_share: Annotated[float, Meta(gt=0, le=1)] = 1.0
     learning_rate: LearningRate = 2e-3

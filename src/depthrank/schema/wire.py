@@ -35,9 +35,14 @@ _MSGPACK_ENCODER = msgspec.msgpack.Encoder()
 
 def encode_answer(answer: Answer) -> bytes:
     """The answer as JSON; a number that JSON cannot hold becomes null."""
-    return _ENCODER.encode(answer)
+    return _ENCODER.encode(_for_client(answer))
 
 
 def encode_answer_msgpack(answer: Answer) -> bytes:
     """The answer as MessagePack, with the names of the JSON."""
-    return _MSGPACK_ENCODER.encode(answer)
+    return _MSGPACK_ENCODER.encode(_for_client(answer))
+
+
+def _for_client(answer: Answer) -> Answer:
+    """Without what is for the house."""
+    return msgspec.structs.replace(answer, record=msgspec.UNSET, spent=msgspec.UNSET)

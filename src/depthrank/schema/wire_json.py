@@ -81,6 +81,8 @@ def check_depth(plain: Any, most: int) -> None:
     """Raises MalformedBodyError where lists and objects nest more than ``most`` deep; level by level, no recursion."""
     level = [plain]
     for _ in range(most):
+        if not level:
+            return
         containers = [v.values() if isinstance(v, dict) else v for v in level if isinstance(v, (dict, list))]
         level = [child for children in containers for child in children if isinstance(child, (dict, list))]
     if level:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from functools import lru_cache
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
@@ -10,6 +11,7 @@ from prometheus_client.registry import Collector
 
 SECONDS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
 CANDIDATES = (0, 1, 10, 50, 100, 500, 1_000, 2_000, 5_000, 10_000, 50_000)
+MOST_STAGES = 64
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 
@@ -47,6 +49,7 @@ class ServerMetrics:
         self.served = counter("served_answers_logged", "Answers whose impressions were logged")
         self.served_lost = counter("served_answers_lost", "Answers whose impressions were not logged", "reason")
         self.ready = Gauge("depthrank_ready", "1 when warm and not draining", registry=registry)
+        self.stage: Callable[[str], Histogram] = lru_cache(MOST_STAGES)(self.stage_seconds.labels)
 
     def gauge(self, name: str, text: str, read: Callable[[], float]) -> None:
         """A gauge that is read when the metrics are."""

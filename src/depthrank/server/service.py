@@ -11,8 +11,6 @@ from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
-from msgspec import UNSET
-
 from depthrank.events import AppendResult, EventBatch
 from depthrank.events.log import now_ms
 from depthrank.schema import Answer, Request
@@ -163,10 +161,10 @@ class Service:
             raise
         answered: Future[Answer] = Future()
         answered.add_done_callback(lambda future: ranking.cancel() if future.cancelled() else None)
-        ranking.future.add_done_callback(lambda ranked: self._ranked(request, started_s, ranked, answered))
+        ranking.future.add_done_callback(lambda ranked: self._ranked(request, ranked, answered))
         return answered
 
-    def _ranked(self, request: Request, started_s: float, ranked: Future[Answer], answered: Future[Answer]) -> None:
+    def _ranked(self, request: Request, ranked: Future[Answer], answered: Future[Answer]) -> None:
         """The engines are done with a request: what follows from the answer before it leaves."""
         if ranked.cancelled() or not answered.set_running_or_notify_cancel():
             return
@@ -183,10 +181,6 @@ class Service:
         except Exception as error:  # noqa: BLE001 - whoever asked is told
             answered.set_exception(error)
         else:
-            self._count(answer)
-            for watcher in self.watchers:
-                watcher.answered(request, answer, perf_counter() - started_s)
-            answer.spent = UNSET  # for the house, not for the client
             answered.set_result(answer)
 
     def _tell_refused(self, request: Request, reason: str) -> None:
@@ -200,6 +194,9 @@ class Service:
 
     def after_answer(self, request: Request, answer: Answer, seconds: float) -> None:
         """The answer has left, so long after its request came: what follows from it, none of which waits or fails."""
+        self._count(answer)
+        for watcher in self.watchers:
+            watcher.answered(request, answer, seconds)
         engine_ms = answer.timings_ms.get("total")  # from the arrival too; none: the ranker does not tell
         if engine_ms is not None and any(answer.candidates_scored):
             self.dispatcher.way_back.observed(max(0.0, seconds * 1e3 - engine_ms))
@@ -216,7 +213,7 @@ class Service:
     def _count(self, answer: Answer) -> None:
         for stage, milliseconds in answer.timings_ms.items():
             if stage != "total":
-                self.metrics.stage_seconds.labels(stage).observe(milliseconds / 1000)
+                self.metrics.stage(stage).observe(milliseconds / 1000)
         if answer.candidates_scored:
             self.metrics.candidates.observe(answer.candidates_scored[0])
         if answer.degraded.is_:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -230,7 +231,8 @@ class _Double(fx.Interpreter):
         widen = lambda v: torch.float64 if _is_narrow(v) else v  # noqa: E731
         if target is torch.ops.aten.view.default:  # strides in double precision may be other ones
             target = torch.ops.aten.reshape.default
-        return _wide(super().call_function(target, pytree.tree_map(widen, args), pytree.tree_map(widen, kwargs)))
+        run = super().call_function
+        return _exact(lambda a: run(target, a, pytree.tree_map(widen, kwargs)), pytree.tree_map(widen, args))
 
 
 def _wide(value: Any) -> Any:
@@ -238,6 +240,16 @@ def _wide(value: Any) -> Any:
     if isinstance(value, (tuple, list)):
         return type(value)(_wide(v) for v in value)
     return value.double() if isinstance(value, Tensor) and value.dtype in _NARROW else value
+
+
+def _exact(run: Callable[[Any], Any], args: Any) -> Any:
+    """A result in double precision; one that integers were brought to single precision for is computed again."""
+    out = run(args)
+    tensors = tensors_of(args)
+    born_of_integers = bool(tensors) and not any(t.is_floating_point() or t.is_complex() for t in tensors)
+    if born_of_integers and any(t.dtype in _NARROW for t in tensors_of(out)):
+        out = run(pytree.tree_map(lambda v: v.double() if isinstance(v, Tensor) else v, args))
+    return _wide(out)
 
 
 def run_captured_in_double(form: NormalForm, pairs: Mapping[str, Tensor]) -> list[Tensor]:
@@ -273,7 +285,8 @@ def run_program_in_double(program: Program, draw: Draw) -> list[Tensor]:
                 values[node.index] = _wide(side[node.name])
             else:
                 wide = _in_double(node)
-                values[node.index] = _wide(run_node(wide, rows, map_nodes(node.args, lambda n: values[n.index])))
+                args = map_nodes(node.args, lambda n: values[n.index])
+                values[node.index] = _exact(partial(run_node, wide, rows), args)
     return [values[n.index] for n in program.graph.outputs]
 
 

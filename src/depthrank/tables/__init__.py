@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from depthrank.tables.fused_table import FusedTable, rows_left_out
+from depthrank.tables.fused_table import FusedTable, rows_kept, rows_left_out
 from depthrank.tables.hot_rows import HotRows
 from depthrank.tables.missing_rows import note_missing, noting_missing_rows
 from depthrank.tables.overlay import OverlaidRows, PackedSource, RowSet, overlaid, packed_parts, packed_source
@@ -33,6 +33,7 @@ __all__ = [
     "packed_parts",
     "packed_source",
     "row_bytes",
+    "rows_kept",
     "rows_left_out",
     "served_tables",
     "unpack_rows",

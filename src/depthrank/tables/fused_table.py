@@ -10,7 +10,7 @@ Legend: n rows, I id columns, S salts, F features, E embedding width.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 
@@ -21,17 +21,51 @@ from torch import Tensor, nn
 from depthrank.tables.row_format import RowFormat, pack_rows
 from depthrank.tables.row_map import RowMap, TableSlot
 
-_ROWS_LEFT_OUT: ContextVar[bool] = ContextVar("rows_left_out", default=False)
+DRAWN_AT_ONCE = 1 << 16
+
+RowsKept = Callable[[int], range]
+"""Which rows of a new table a process keeps, of how many there are."""
+
+_ROWS_KEPT: ContextVar[RowsKept | None] = ContextVar("rows_kept", default=range)
 
 
 @contextmanager
 def rows_left_out() -> Iterator[None]:
     """Tables built meanwhile have the shape of their rows and no memory for them: they are about to be replaced."""
-    before = _ROWS_LEFT_OUT.set(True)
+    with _rows(None):
+        yield
+
+
+@contextmanager
+def rows_kept(kept: RowsKept) -> Iterator[None]:
+    """Tables built meanwhile hold a part of their rows, with the values that these rows have in a whole table."""
+    with _rows(kept):
+        yield
+
+
+@contextmanager
+def _rows(kept: RowsKept | None) -> Iterator[None]:
+    before = _ROWS_KEPT.set(kept)
     try:
         yield
     finally:
-        _ROWS_LEFT_OUT.reset(before)
+        _ROWS_KEPT.reset(before)
+
+
+def drawn_rows(num_rows: int, width: int, deviation: float) -> Tensor:
+    """The rows of a new table, or those of them that are kept here; normal, piece by piece, so that a process that
+    keeps a part draws the same numbers as one that keeps all and never holds them."""
+    which = _ROWS_KEPT.get()
+    if which is None:
+        return torch.empty(num_rows, width, device="meta")
+    kept = which(num_rows)
+    rows = torch.empty(len(kept), width)
+    for first in range(0, num_rows, DRAWN_AT_ONCE):
+        piece = torch.randn(min(DRAWN_AT_ONCE, num_rows - first), width) * deviation
+        here = range(max(first, kept.start), min(first + len(piece), kept.stop))
+        if here:
+            rows[here.start - kept.start : here.stop - kept.start] = piece[here.start - first : here.stop - first]
+    return rows
 
 
 class TableColumns(nn.Module):
@@ -66,24 +100,30 @@ class TableColumns(nn.Module):
 
 
 class FusedTable(TableColumns):
-    """Embeds id columns [n, I] into one vector a feature [n, F, E]."""
+    """Embeds id columns [n, I] into one vector a feature [n, F, E]; rows start with ``deviation``, or 1/sqrt(E)."""
 
-    def __init__(self, slots: Sequence[TableSlot], width: int) -> None:
+    def __init__(self, slots: Sequence[TableSlot], width: int, deviation: float | None = None) -> None:
         super().__init__(slots, width)
-        shape = max(self.row_map.num_rows, 1), width
-        if _ROWS_LEFT_OUT.get():
-            self.weight = nn.Parameter(torch.empty(shape, device="meta"))
-        else:
-            self.weight = nn.Parameter(torch.randn(shape) * width**-0.5)
+        rows = drawn_rows(self.num_rows, width, width**-0.5 if deviation is None else deviation)
+        self.weight = nn.Parameter(rows)
+
+    @property
+    def num_rows(self) -> int:
+        """Rows of the whole table."""
+        return max(self.row_map.num_rows, 1)
+
+    def embed(self, rows: Tensor) -> Tensor:
+        """The rows asked for, float [..., E]; ``rows`` int64 [...]."""
+        return F.embedding(rows, self.weight)
 
     def forward(self, ids_nI: Tensor) -> Tensor:
         """One vector a feature, float [n, F, E]; ``ids_nI`` integer [n, I], 0 where there is no value."""
         present_nI = (ids_nI != 0).to(self.weight.dtype)
         rows_nIS = self.row_map(ids_nI)
         if rows_nIS.shape[2] == 1:
-            embedded_nIE = F.embedding(rows_nIS.squeeze(2), self.weight)
+            embedded_nIE = self.embed(rows_nIS.squeeze(2))
         else:
-            embedded_nIE = F.embedding(rows_nIS, self.weight).mean(dim=2)
+            embedded_nIE = self.embed(rows_nIS).mean(dim=2)
         embedded_nIE = embedded_nIE * present_nI.unsqueeze(-1)
         if self.single_valued:
             return embedded_nIE

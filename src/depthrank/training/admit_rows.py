@@ -25,16 +25,20 @@ class TableAdmission:
             if isinstance(features.table, FusedTable) and any(slot.has_directory for slot in features.table.slots):
                 self._of_side[side] = Admission(features.table, admit=admit, quiet_steps=quiet_steps)
 
-    def after_step(self, inputs: StepInputs, optimizer: torch.optim.Optimizer) -> None:
-        """Count the ids of a step; every so many steps ids move, and rows that change hands forget their momentum."""
+    def count(self, inputs: StepInputs) -> None:
+        """Count the ids of a batch."""
         looked_up = {
             "request": inputs.routed.ids_UI,
             "item": inputs.item_ids_UI,
             "candidate": inputs.candidates.ids_NI,
         }
         for side, admission in self._of_side.items():
-            admission.step += 1
             admission.count(looked_up[side])
+
+    def move(self, optimizer: torch.optim.Optimizer) -> None:
+        """After a step; every so many ids move, and rows that change hands forget their momentum."""
+        for admission in self._of_side.values():
+            admission.step += 1
             if admission.step % EVERY_STEPS == 0:
                 moves = admission.move()
                 self.entered, self.left = self.entered + moves.entered, self.left + moves.left

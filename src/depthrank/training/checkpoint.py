@@ -1,4 +1,8 @@
-"""An unfinished training run on disk, so that it resumes at its last whole epoch. Tensors in safetensors, no pickle."""
+"""An unfinished training run on disk, so that it resumes at its last whole epoch. Tensors in safetensors, no pickle.
+
+Processes that train together keep a folder each, with their rows of the tables; all are written before any is put in
+place.
+"""
 
 from __future__ import annotations
 
@@ -24,9 +28,10 @@ def save_checkpoint(out: Path, loop: TrainingLoop, fingerprint: str) -> None:
 
     Raises StorageFullError when the disk is full.
     """
-    fresh, final, old = (out / f"{FOLDER}{suffix}" for suffix in (".new", "", ".old"))
+    fresh, final, old = (_folder(out, loop, suffix) for suffix in (".new", "", ".old"))
     try:
         _write(fresh, loop, fingerprint)
+        loop.processes.wait()
         if final.exists():
             shutil.rmtree(old, ignore_errors=True)
             final.rename(old)
@@ -39,13 +44,17 @@ def save_checkpoint(out: Path, loop: TrainingLoop, fingerprint: str) -> None:
     shutil.rmtree(old, ignore_errors=True)
 
 
+def _folder(out: Path, loop: TrainingLoop, suffix: str) -> Path:
+    rank = loop.processes.rank
+    return out / f"{FOLDER}{f'-{rank}' if rank else ''}{suffix}"
+
+
 def _write(folder: Path, loop: TrainingLoop, fingerprint: str) -> None:
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     save_file({k: v.detach().clone() for k, v in loop.model.state_dict().items()}, folder / "model.safetensors")
     save_file(dict(loop.best_weights), folder / "best.safetensors")
-    save_file(_optimizer_tensors(loop.optimizer), folder / "optimizer.safetensors")
-    save_file({"rng": torch.get_rng_state()}, folder / "rng.safetensors")
+    save_file(_optimizer_tensors(loop.optimizer.adamw), folder / "optimizer.safetensors")
     state = {"fingerprint": fingerprint, "loop": msgspec.to_builtins(loop.state)}
     (folder / STATE_NAME).write_bytes(msgspec.msgpack.encode(state))
     sync_tree(folder)
@@ -53,9 +62,20 @@ def _write(folder: Path, loop: TrainingLoop, fingerprint: str) -> None:
 
 def load_checkpoint(out: Path, loop: TrainingLoop, fingerprint: str) -> bool:
     """Continue from ``out``'s checkpoint; False where there is none, ArtifactError where it is of another run."""
-    folder = out / FOLDER
+    found = _load(out, loop, fingerprint)
+    epochs = loop.processes.gathered(loop.state.epoch if found else None)
+    if len(set(epochs)) > 1:
+        raise ArtifactError(
+            f"the checkpoints in {out} are of different epochs ({epochs}), by process: the run ended while it wrote "
+            f"them; remove {out / FOLDER}* and train again"
+        )
+    return found
+
+
+def _load(out: Path, loop: TrainingLoop, fingerprint: str) -> bool:
+    folder = _folder(out, loop, "")
     if not folder.exists():
-        folder = out / f"{FOLDER}.old"  # the run ended between two renames
+        folder = _folder(out, loop, ".old")  # the run ended between two renames
     if not (folder / STATE_NAME).is_file():
         return False
     try:
@@ -67,17 +87,16 @@ def load_checkpoint(out: Path, loop: TrainingLoop, fingerprint: str) -> bool:
         loop.state = msgspec.convert(state["loop"], LoopState)
         loop.model.load_state_dict(load_file(folder / "model.safetensors"))
         loop.best_weights = load_file(folder / "best.safetensors")
-        _restore_optimizer(loop.optimizer, load_file(folder / "optimizer.safetensors"))
-        torch.set_rng_state(load_file(folder / "rng.safetensors")["rng"])
+        _restore_optimizer(loop.optimizer.adamw, load_file(folder / "optimizer.safetensors"))
     except (OSError, SafetensorError, msgspec.MsgspecError, KeyError, RuntimeError) as error:
         raise ArtifactError(f"{folder} is damaged ({error}): remove it and train again") from None
     return True
 
 
 def remove_checkpoint(out: Path) -> None:
-    """Drop the checkpoint of a finished run."""
-    for suffix in ("", ".new", ".old"):
-        shutil.rmtree(out / f"{FOLDER}{suffix}", ignore_errors=True)
+    """Drop the checkpoint of a finished run, every process's."""
+    for folder in out.glob(f"{FOLDER}*"):
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:

@@ -58,7 +58,8 @@ class SharingTrials:
         model = ElasticRanker(config)
         fit_statistics_(model, self.items, [train], floats=True, counts=True)
         settings = msgspec.structs.replace(self.spec.training, epochs=1)
-        loop = TrainingLoop(model, self.items, self.tasks, settings, steps_per_epoch=steps)
+        taken = -(-steps // settings.batches_per_step)
+        loop = TrainingLoop(model, self.items, self.tasks, settings, steps_per_epoch=taken)
         with closing(train.epoch(0)) as batches:
             loop.run(lambda _: _first(batches, steps), lambda _: validation.epoch(0))
         return loop.state.history[-1].validation_loss_L[-1]

@@ -22,6 +22,7 @@ from depthrank.tables import (
     packed_source,
     served_tables,
 )
+from depthrank.training.processes import ALONE, Processes
 
 PART_ROWS = 1 << 16
 FREE_SECTIONS = ("training", "dataset", "split", "folder")
@@ -47,14 +48,14 @@ def check_continues(spec: Spec, base: Artifact | None) -> None:
         raise ArtifactError(f"training cannot go on from {base.path}: its foreign levels are graphs; train anew")
 
 
-def continued_model(base: Artifact) -> ElasticRanker:
-    """The artifact's model as one that trains."""
+def continued_model(base: Artifact, processes: Processes = ALONE) -> ElasticRanker:
+    """The artifact's model as one that trains, with the rows that lie in this process."""
     model = ElasticRanker(base.model.config)
-    model.load_state_dict(_state_of(base), strict=True)
+    model.load_state_dict(_state_of(base, processes), strict=True)
     return model
 
 
-def deepened_model(base: Artifact, config: ModelConfig) -> ElasticRanker:
+def deepened_model(base: Artifact, config: ModelConfig, processes: Processes = ALONE) -> ElasticRanker:
     """A model whose level 0, and all that it is made of, are the artifact's and do not learn; the rest is new.
 
     Raises ArtifactError where ``config`` has another router.
@@ -62,7 +63,7 @@ def deepened_model(base: Artifact, config: ModelConfig) -> ElasticRanker:
     model = ElasticRanker(config)
     new = ("experts.", "transitions.", "candidate_start.", "calibration_")
     deeper = tuple(f"encoder.layers.{layer}." for layer in range(config.router_layers, config.encoder_layers))
-    own, held = model.state_dict(), _state_of(base)
+    own, held = model.state_dict(), _state_of(base, processes)
     kept = {name: tensor for name, tensor in own.items() if not name.startswith((*new, *deeper))}
     other = sorted(name for name, tensor in kept.items() if name not in held or held[name].shape != tensor.shape)
     if other:
@@ -76,11 +77,13 @@ def deepened_model(base: Artifact, config: ModelConfig) -> ElasticRanker:
     return model
 
 
-def _state_of(base: Artifact) -> dict[str, torch.Tensor]:
-    """Every weight of an artifact's model, its tables' rows unpacked."""
+def _state_of(base: Artifact, processes: Processes) -> dict[str, torch.Tensor]:
+    """Every weight of an artifact's model, its tables' rows unpacked: those that lie in this process."""
     state = {name: tensor.clone() for name, tensor in base.model.state_dict().items()}
     for name, source in _sources(base).items():
-        state[f"{name}.table.weight"] = torch.cat([source.rows(part) for part in _numbers(source)])
+        state[f"{name}.table.weight"] = torch.cat(
+            [source.rows(part) for part in _numbers(processes.rows(source.num_rows))]
+        )
     return state
 
 
@@ -92,7 +95,9 @@ def keep_packed_rows_(model: ElasticRanker, base: Artifact) -> dict[str, int]:
         table = features.table
         assert isinstance(table, FusedTable)
         packed = table.packed(source.form)
-        same = torch.cat([(table.weight[part] == source.rows(part)).all(dim=1) for part in _numbers(source)])
+        same = torch.cat(
+            [(table.weight[part] == source.rows(part)).all(dim=1) for part in _numbers(range(source.num_rows))]
+        )
         packed[same] = torch.cat(list(packed_parts(source)))[same]
         features.table = ServedTable(table.slots, table.width, PackedRows(packed, source.form, source.width))
         changed[name] = int((~same).sum())
@@ -103,7 +108,7 @@ def _sources(base: Artifact) -> dict[str, PackedSource]:
     return {name: packed_source(table.source) for name, table in served_tables(base.model).items()}
 
 
-def _numbers(source: PackedSource) -> list[torch.Tensor]:
+def _numbers(rows: range) -> list[torch.Tensor]:
     """Row numbers in parts."""
-    last = source.num_rows
-    return [torch.arange(first, min(first + PART_ROWS, last)) for first in range(0, last, PART_ROWS)]
+    starts = range(rows.start, rows.stop, PART_ROWS)
+    return [torch.arange(first, min(first + PART_ROWS, rows.stop)) for first in starts] or [torch.arange(0)]

@@ -212,3 +212,13 @@ def _check_outputs(spec: Spec, settings: ForeignSettings, scorer: TrainedForeign
     with torch.no_grad():
         out = scorer.score(request, candidate, torch.arange(2))
     task_scores(out, settings.tasks or tuple(spec.tasks), settings.module)
+
+
+def foreign_facts(config: ForeignConfig) -> dict[str, Any]:
+    """A foreign level in the report: which module, and what sharing leaves of its FLOPs."""
+    return {
+        "level": config.level,
+        "module": config.module,
+        "flops_per_request": config.flops_request,
+        "flops_per_candidate": config.flops_candidate,
+    }

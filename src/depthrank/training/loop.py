@@ -1,13 +1,14 @@
 """The training loop: epochs with early stopping on validation, a time limit, and an account of where time goes.
 
-What a step minimises is in ``step_losses``.
+What a step minimises is in ``step_losses``, how it is taken in ``optimizer``. What a step draws at random depends on
+the seed, the epoch and the number of its batches alone: a resumed run, and any number of processes, draw the same.
 """
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 
@@ -21,12 +22,13 @@ from depthrank.model import ElasticRanker
 from depthrank.schema.settings import TrainingSettings
 from depthrank.training.admit_rows import TableAdmission
 from depthrank.training.batch_inputs import ItemColumns, StepInputs, to_step_inputs
+from depthrank.training.batch_stream import Own, Stream, Turn, own_batches
 from depthrank.training.losses import TaskLoss
-from depthrank.training.step_losses import StepObjective
+from depthrank.training.optimizer import StepOptimizer
+from depthrank.training.processes import ALONE, Processes
+from depthrank.training.step_losses import StepLosses, StepObjective
 
-Batches = Callable[[int], Iterable[Batch]]
-GRADIENT_NORM = 1.0
-WARM_UP_SHARE = 0.05
+Batches = Callable[[int], Stream]
 
 
 @dataclass
@@ -78,6 +80,16 @@ class Scored:
     user_N: np.ndarray
 
 
+@dataclass(frozen=True)
+class _Validated:
+    """What one validation batch gave: its number, requests, loss by level, and candidates as ``Scored`` has them."""
+
+    number: int
+    requests: int
+    losses_L: list[float]
+    scored: Scored
+
+
 @dataclass
 class LoopState:
     """What an interrupted run continues from."""
@@ -101,10 +113,13 @@ class TrainingLoop:
         *,
         steps_per_epoch: int,
         admission: TableAdmission | None = None,
+        processes: Processes = ALONE,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self.model, self.items, self.tasks, self.settings = model, items, tasks, settings
+        self.processes = processes
         self.total_steps = max(1, steps_per_epoch * settings.epochs)
+        self.seed = torch.initial_seed()
         self.objective = StepObjective(model, tasks, settings)
         self.generator = torch.Generator()  # which requests go deep, and which negatives they get
         self.clock, self.monotonic = Clock(), monotonic
@@ -112,8 +127,7 @@ class TrainingLoop:
         self.kept: list[nn.Module] = []  # parts of a router that is kept: no dropout in them
         if settings.router == "keep":
             self.kept = [part for part in model.children() if not any(p.requires_grad for p in part.parameters())]
-        self.optimizer = make_optimizer(model, settings)
-        self.base_rates = [group["lr"] for group in self.optimizer.param_groups]
+        self.optimizer = StepOptimizer(model, settings, self.total_steps, processes)
         self.state = LoopState()
         self.best_weights: dict[str, Tensor] = {}
         self._time_limit: tuple[float, float] | None = None
@@ -161,17 +175,16 @@ class TrainingLoop:
         return True
 
     def _epoch(
-        self, batches: Iterable[Batch], deadline_s: float | None, on_step: Callable[[int, float], None]
+        self, batches: Stream, deadline_s: float | None, on_step: Callable[[int, float], None]
     ) -> tuple[float, bool]:
         self.model.train()
         for part in self.kept:
             part.eval()
-        self.generator.manual_seed((torch.initial_seed() + self.state.epoch) % 2**63)  # a resumed run draws the same
         total, steps = 0.0, 0
-        for batch in self._timed(batches):
-            if deadline_s is not None and self.monotonic() >= deadline_s:
+        for step in own_batches(self._timed(batches), self.settings.batches_per_step):
+            if self._is_late(deadline_s):
                 return total / max(steps, 1), False
-            loss = self._step(batch)
+            loss = self._step(step)
             if not math.isfinite(loss):
                 raise SpecError(
                     f"training diverged: the loss of step {self.state.step} of epoch {self.state.epoch + 1} is {loss}; "
@@ -181,7 +194,16 @@ class TrainingLoop:
             on_step(self.state.step, loss)
         return total / max(steps, 1), True
 
-    def _timed(self, batches: Iterable[Batch]) -> Iterator[Batch]:
+    def end_together(self) -> None:
+        """From here on this process evaluates alone; what the optimizer remembers is dropped."""
+        self.processes = ALONE
+        self.optimizer.adamw.state.clear()
+
+    def _is_late(self, deadline_s: float | None) -> bool:
+        """Whether the time is over for any process."""
+        return deadline_s is not None and bool(self.processes.most(int(self.monotonic() >= deadline_s)))
+
+    def _timed(self, batches: Stream) -> Iterator[Turn | Batch]:
         iterator = iter(batches)
         while True:
             before = self.monotonic()
@@ -191,30 +213,47 @@ class TrainingLoop:
                 return
             yield batch
 
-    def _step(self, batch: Batch) -> float:
-        t0 = self.monotonic()
-        inputs = self._inputs(batch, self.settings.deep_share)
-        t1 = self.monotonic()
-        with self._autocast():
-            losses = self.objective(inputs, self.generator)
-            loss = losses.total
-        t2 = self.monotonic()
-        loss.backward()  # type: ignore[no-untyped-call]
-        t3 = self.monotonic()
-        self._set_learning_rate()
-        nn.utils.clip_grad_norm_(self.model.parameters(), GRADIENT_NORM)
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
+    def _step(self, step: Sequence[Own]) -> float:
+        """Learn from the batches of a step, this process's and the others'; the loss."""
+        loss, clock = 0.0, self.clock
+        for own in step:
+            t0 = self.monotonic()
+            inputs = self._inputs(own.batch, self.settings.deep_share, self._drawing(own.number))
+            t1 = self.monotonic()
+            with self._autocast():
+                losses = self.objective(inputs, self.generator)
+                share = losses.total * own.share
+            t2 = self.monotonic()
+            share.backward()  # type: ignore[no-untyped-call]
+            t3 = self.monotonic()
+            if self.admission is not None:
+                self.admission.count(inputs)
+            loss += float(share.detach())
+            clock.data_s, clock.forward_s = clock.data_s + t1 - t0, clock.forward_s + t2 - t1
+            clock.backward_s += t3 - t2
+            clock.candidates += losses.labels.label_NK.shape[0]
+            clock.requests += len(own.batch.time_ms)
+        before = self.monotonic()
+        loss = self.optimizer.step(self.state.step, loss, self._elapsed())
         if self.admission is not None:
-            self.admission.after_step(inputs, self.optimizer)
-        t4 = self.monotonic()
-        clock = self.clock
-        clock.data_s, clock.forward_s = clock.data_s + t1 - t0, clock.forward_s + t2 - t1
-        clock.backward_s, clock.optimizer_s = clock.backward_s + t3 - t2, clock.optimizer_s + t4 - t3
-        clock.steps, clock.candidates = clock.steps + 1, clock.candidates + losses.labels.label_NK.shape[0]
-        clock.requests += len(batch.time_ms)
+            self.admission.move(self.optimizer.adamw)
+        clock.optimizer_s += self.monotonic() - before
+        clock.steps += 1
         self.state.step += 1
-        return float(loss.detach())
+        return loss
+
+    def _drawing(self, number: int) -> torch.Generator:
+        """The loop's generator and torch's own, where they are for a batch of this number in this epoch."""
+        drawn = np.random.SeedSequence((self.seed, self.state.epoch, number)).generate_state(1, np.uint64)
+        torch.manual_seed(int(drawn[0]) >> 1)
+        return self.generator.manual_seed(int(drawn[0]) >> 1)
+
+    def _elapsed(self) -> float:
+        """The part of the time limit that is over, 0 where there is none."""
+        if self._time_limit is None:
+            return 0.0
+        started, deadline = self._time_limit
+        return (self.monotonic() - started) / max(deadline - started, 1e-9)
 
     def _autocast(self) -> torch.autocast | nullcontext[None]:
         if self.settings.precision == "bf16":
@@ -222,11 +261,11 @@ class TrainingLoop:
             return torch.autocast(device, dtype=torch.bfloat16)
         return nullcontext()
 
-    def _inputs(self, batch: Batch, share: float) -> StepInputs:
+    def _inputs(self, batch: Batch, share: float, generator: torch.Generator) -> StepInputs:
         """Tensors of a batch; where the step picks negatives itself, for a random ``share`` of the requests."""
         if not batch.positives_only or batch.is_sampled.any() or share >= 1:
             return to_step_inputs(batch, self.items)
-        chosen_R = torch.rand(len(batch), generator=self.generator) < share
+        chosen_R = torch.rand(len(batch), generator=generator) < share
         chosen_R[0] = chosen_R[0] | ~chosen_R.any()  # a step without a deep request has no loss at deeper levels
         return to_step_inputs(batch, self.items, chosen_R.nonzero().squeeze(1).numpy())
 
@@ -236,58 +275,45 @@ class TrainingLoop:
         generator = torch.Generator().manual_seed(0)
         for batch in batches:
             self.model.zero_grad(set_to_none=True)
-            self.objective(self._inputs(batch, 1.0), generator).total.backward()  # type: ignore[no-untyped-call]
+            inputs = self._inputs(batch, 1.0, generator)
+            self.objective(inputs, generator).total.backward()  # type: ignore[no-untyped-call]
             yield
         self.model.zero_grad(set_to_none=True)
 
     @torch.no_grad()
-    def evaluate(self, batches: Iterable[Batch]) -> tuple[list[float], Scored]:
+    def evaluate(self, batches: Stream) -> tuple[list[float], Scored]:
         """Loss by level (NaN without batches), and all logits with labels and importance weights."""
         self.model.eval()
-        sums_L, count = np.zeros(self.model.config.num_levels), 0
-        logits, labels, weights, users = [], [], [], []
-        generator = torch.Generator().manual_seed(0)  # the same negatives after every epoch
-        for batch in batches:
-            inputs = self._inputs(batch, 1.0)
+        generator, own = torch.Generator(), []
+        for (each,) in filter(None, own_batches(batches, 1)):
+            generator.manual_seed(each.number)  # the same negatives after every epoch
+            inputs = self._inputs(each.batch, 1.0, generator)
             with self._autocast():
                 losses = self.objective(inputs, generator)
-            sums_L += len(batch) * np.array([float(loss) for loss in losses.level_losses])
-            count += len(batch)
-            labelled = losses.labels
-            logits.append(torch.stack(losses.logits_L).numpy())
-            labels.append(labelled.label_NK.numpy())
-            weights.append(labelled.log_importance_N.exp().numpy())
-            deep_users = np.asarray(batch.user, dtype=object)[inputs.deep_R.numpy()]
-            users.append(deep_users[labelled.request_of_candidate_N.numpy()])
-        if not count:
-            nothing = np.zeros((self.model.config.num_levels, 0, len(self.tasks)), np.float32)
-            return [math.nan] * len(sums_L), Scored(nothing, nothing[0], np.zeros(0), np.zeros(0, object))
-        scored = Scored(
-            np.concatenate(logits, axis=1), np.concatenate(labels), np.concatenate(weights), np.concatenate(users)
+            if each.share:
+                own.append(_validated(each, inputs, losses))
+        every = sorted((one for some in self.processes.gathered(own) for one in some), key=lambda one: one.number)
+        if not every:
+            levels, tasks = self.model.config.num_levels, len(self.tasks)
+            nothing = np.zeros((levels, 0, tasks), np.float32)
+            return [math.nan] * levels, Scored(nothing, nothing[0], np.zeros(0), np.zeros(0, object))
+        weight = np.array([one.requests for one in every]) / sum(one.requests for one in every)
+        losses_L = (weight[:, None] * np.array([one.losses_L for one in every])).sum(axis=0)
+        return losses_L.tolist(), Scored(
+            np.concatenate([one.scored.logits_LNK for one in every], axis=1),
+            np.concatenate([one.scored.label_NK for one in every]),
+            np.concatenate([one.scored.weight_N for one in every]),
+            np.concatenate([one.scored.user_N for one in every]),
         )
-        return (sums_L / count).tolist(), scored
-
-    def _set_learning_rate(self) -> None:
-        """Linear warm-up, then a cosine to a twentieth, over the steps or, where it is nearer, the time limit."""
-        done = self.state.step / self.total_steps
-        if self._time_limit is not None:
-            started, deadline = self._time_limit
-            done = max(done, (self.monotonic() - started) / max(deadline - started, 1e-9))
-        warm = min(1.0, self.state.step / (WARM_UP_SHARE * self.total_steps) + 1e-3)
-        factor = warm * (0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * min(1.0, done))))
-        for group, rate in zip(self.optimizer.param_groups, self.base_rates, strict=True):
-            group["lr"] = rate * factor
 
 
-def make_optimizer(model: ElasticRanker, settings: TrainingSettings) -> torch.optim.Optimizer:
-    """AdamW; weight decay on matrices of the dense part only, tables at their own rate."""
-    learned = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
-    tables = [p for name, p in learned if name.endswith("table.weight")]
-    dense = [p for name, p in learned if not name.endswith("table.weight")]
-    groups = [
-        {"params": [p for p in dense if p.ndim > 1], "weight_decay": settings.weight_decay},
-        {"params": [p for p in dense if p.ndim <= 1], "weight_decay": 0.0},
-        {"params": tables, "weight_decay": 0.0, "lr": settings.table_learning_rate or settings.learning_rate},
-    ]
-    used = [group for group in groups if group["params"]]
-    return torch.optim.AdamW(used, lr=settings.learning_rate, betas=(0.9, 0.98), fused=True)
+def _validated(own: Own, inputs: StepInputs, losses: StepLosses) -> _Validated:
+    labelled = losses.labels
+    users = np.asarray(own.batch.user, dtype=object)[inputs.deep_R.numpy()]
+    scored = Scored(
+        torch.stack(losses.logits_L).numpy(),
+        labelled.label_NK.numpy(),
+        labelled.log_importance_N.exp().numpy(),
+        users[labelled.request_of_candidate_N.numpy()],
+    )
+    return _Validated(own.number, len(own.batch), [float(loss) for loss in losses.level_losses], scored)

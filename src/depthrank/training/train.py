@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial
-from itertools import chain, zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -27,13 +26,13 @@ from depthrank.artifact import (
 )
 from depthrank.catalogue import Catalogue
 from depthrank.data import (
-    Batch,
     BatchLoader,
     Examples,
     RawDataset,
     examples_from_log,
     fit_sample,
     import_log,
+    joined_samples,
     load_dataset,
     load_examples,
 )
@@ -41,26 +40,29 @@ from depthrank.data.candidates import OwnCandidates
 from depthrank.engine.upserts import replay_upserts
 from depthrank.events import EventLog, open_log
 from depthrank.features import Counters, FeatureEncoder, FitSample
-from depthrank.metrics import auc, gauc, logloss, normalized_entropy
-from depthrank.model import ElasticRanker, ForeignConfig, ModelConfig, derive_model_config
+from depthrank.model import ElasticRanker, ModelConfig, derive_model_config
 from depthrank.routing import AdaptivePolicy
 from depthrank.schema import Spec
 from depthrank.schema.dataset import EventsFile
 from depthrank.training.admit_rows import admission_of
 from depthrank.training.batch_inputs import ItemColumns
-from depthrank.training.calibrate import fit_platt
+from depthrank.training.batch_stream import batch_stream
 from depthrank.training.checkpoint import load_checkpoint, remove_checkpoint, save_checkpoint
 from depthrank.training.choose_sharing import SharingTrials, choose_sharing
 from depthrank.training.continue_from import check_continues, continued_model, deepened_model, keep_packed_rows_
 from depthrank.training.fit_by_replay import FittedPolicy, fit_by_replay
 from depthrank.training.fit_statistics import fit_statistics_
 from depthrank.training.fit_tables import describe_plan, fit_tables, slot_traffic
-from depthrank.training.foreign_modules import Factory, attach, foreign_modules
+from depthrank.training.foreign_modules import Factory, attach, foreign_facts, foreign_modules
+from depthrank.training.level_metrics import calibrate, level_metrics, probabilities
 from depthrank.training.loop import EpochResult, Scored, TrainingLoop
 from depthrank.training.losses import TaskLoss
+from depthrank.training.processes import ALONE, Processes
 from depthrank.training.progress import TrainingProgress
 from depthrank.training.replay_requests import HeldOut
 from depthrank.training.report import render_report
+from depthrank.training.sharded_tables import shard_tables_, sharded_weights, tables_of, whole_tables_
+from depthrank.training.start_processes import check_together, started
 from depthrank.training.step_losses import picks_from_catalogue
 
 
@@ -84,6 +86,7 @@ def train(
     progress: bool = True,
     modules: Mapping[str, Factory] | None = None,
     base: str | Path | None = None,
+    processes: int = 1,
 ) -> TrainReport:
     """Train a ranker from the spec's files and the event log, and save it as the artifact ``out``.
 
@@ -93,25 +96,56 @@ def train(
     the fit (the best weights so far are saved); ``resume`` continues a run that was interrupted. ``modules`` holds
     callables that ``model.foreign`` of the spec names and no file does. The same seed, data and machine give the same
     weights. ``base``: an artifact to go on from, with its features and tables as they are, so that a delta can carry
-    the result (``depthrank.artifact.make_delta``).
+    the result (``depthrank.artifact.make_delta``). ``processes`` train together and share the rows of the tables and
+    the batches of a step (docs/cluster.md); the weights are those that one process learns.
 
-    Raises SpecError, DataError (every mistake of the files at once), ArtifactError, StorageFullError.
+    Raises SpecError, DataError (every mistake of the files at once), ArtifactError, StorageFullError, and CapacityError
+    where TorchRec is missing or a process ended.
     """
-    started = time.monotonic()
+    began = time.monotonic()
     spec = spec if isinstance(spec, Spec) else Spec.load(spec)
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
-    opened = open_log(log or default_log_url(out)) if log is None or isinstance(log, str) else None
-    the_log = opened if opened is not None else log
-    assert isinstance(the_log, EventLog)
+    opened = log if isinstance(log, EventLog) else open_log(log or default_log_url(out))
+    options = _Options(spec, opened.url, out, seed, minutes, resume, dict(modules or {}), base)
     try:
-        continued = None if base is None else load_artifact(base, verify="all")
-        check_continues(spec, continued)
-        run = _Run(spec, the_log, out, seed, TrainingProgress(progress), modules or {}, continued)
-        return run.train(started, minutes if minutes is not None else spec.training.minutes, resume)
+        with started(processes, partial(_train_elsewhere, options)) as joined:
+            return _train(options, opened, joined, TrainingProgress(progress and joined.leads), began)
     finally:
-        if opened is not None:
+        if opened is not log:
             opened.close()
+
+
+@dataclass(frozen=True)
+class _Options:
+    """What a run is asked for, the same in every process."""
+
+    spec: Spec
+    log_url: str
+    out: Path
+    seed: int
+    minutes: float | None
+    resume: bool
+    modules: dict[str, Factory]
+    base: str | Path | None
+
+
+def _train_elsewhere(options: _Options, processes: Processes) -> None:
+    """What a process does that was started to train with this one."""
+    with open_log(options.log_url) as log:
+        _train(options, log, processes, TrainingProgress(enabled=False), time.monotonic())
+
+
+def _train(
+    options: _Options, log: EventLog, processes: Processes, progress: TrainingProgress, began: float
+) -> TrainReport:
+    spec = options.spec
+    continued = None if options.base is None else load_artifact(options.base, verify="all")
+    check_continues(spec, continued)
+    check_together(spec, processes)
+    run = _Run(spec, log, options.out, options.seed, progress, options.modules, continued, processes)
+    minutes = options.minutes if options.minutes is not None else spec.training.minutes
+    return run.train(began, minutes, options.resume)
 
 
 class _Run:
@@ -126,15 +160,18 @@ class _Run:
         progress: TrainingProgress,
         modules: Mapping[str, Factory],
         base: Artifact | None = None,
+        processes: Processes = ALONE,
     ) -> None:
         self.spec, self.log, self.out, self.seed, self.progress = spec, log, out, seed, progress
-        self.modules, self.base = modules, base
+        self.modules, self.base, self.processes = modules, base, processes
         with progress.phase("reading the data"):
             self.raw: RawDataset = load_dataset(spec)
             replay_upserts(self.raw.items, log)
             self.files = load_examples(spec, self.raw)
         with progress.phase("importing events into the log"):
-            import_log(spec, self.raw, log)
+            if processes.leads:
+                import_log(spec, self.raw, log)
+            processes.wait()
         self.log_position = log.position()
         with progress.phase("fitting features and counters"):
             self.items: Catalogue = self.raw.items
@@ -170,23 +207,19 @@ class _Run:
         items, traffic = ItemColumns(encoded_items), slot_traffic(self.encoder, encoded_items)
         loader = partial(self._loader, self.files)
         trials = None if self.base or foreign else SharingTrials(self.spec, items, self._task_losses(), loader)
-        config, plan, sharing = choose_sharing(config, self.spec.tables, traffic, trials)
-        model = self._model(config)
+        config, plan, sharing = self.processes.told_by_leader(
+            lambda: choose_sharing(config, self.spec.tables, traffic, trials)
+        )
+        with tables_of(self.processes):
+            model = self._model(config)
+        shard_tables_(model, self.processes)
         attach(model, foreign)
         picks = picks_from_catalogue(model.config, items.num_rows)
         loaders = [self._loader(examples, "train", picks) for examples in self._training_examples()]
         keeps_router = self.spec.training.router == "keep"
         fit_statistics_(model, items, loaders, floats=self.base is None, counts=self.base is None or keeps_router)
         validation = self._loader(self.files, "validation", picks, self.spec.training.validation_requests)
-        steps = sum(loader.num_batches for loader in loaders)
-        loop = TrainingLoop(
-            model,
-            items,
-            self._task_losses(),
-            self.spec.training,
-            steps_per_epoch=steps,
-            admission=admission_of(model, self.spec.tables, steps) if self.base is None else None,
-        )
+        loop = self._loop(model, items, sum(loader.num_batches for loader in loaders))
         fingerprint = self._fingerprint()
         if resume:
             load_checkpoint(self.out, loop, fingerprint)
@@ -198,20 +231,44 @@ class _Run:
 
         with self.progress.steps(loop.total_steps):
             scored = loop.run(
-                lambda epoch: _interleave([loader.epoch(epoch) for loader in loaders]),
-                lambda epoch: validation.epoch(epoch),
+                lambda epoch: batch_stream(loaders, epoch, self.processes),
+                lambda epoch: batch_stream([validation], epoch, self.processes),
                 deadline_s=None if minutes is None else started + 60 * minutes,
                 on_step=self.progress.step,
                 on_epoch=on_epoch,
             )
+        whole_tables_(model)
+        loop.end_together()
+        planned = {**describe_plan(plan, self.encoder), "sharing": sharing}
+        return self.processes.told_by_leader(lambda: self._finished(loop, validation, scored, planned, started))
+
+    def _loop(self, model: ElasticRanker, items: ItemColumns, batches: int) -> TrainingLoop:
+        """The loop over so many batches an epoch, from the same weights in every process."""
+        sharded = {id(weight) for weight in sharded_weights(model)}
+        self.processes.tell_([p.data for p in model.parameters() if id(p) not in sharded])
+        steps = math.ceil(batches / self.spec.training.batches_per_step)
+        return TrainingLoop(
+            model,
+            items,
+            self._task_losses(),
+            self.spec.training,
+            steps_per_epoch=steps,
+            admission=admission_of(model, self.spec.tables, steps) if self.base is None else None,
+            processes=self.processes,
+        )
+
+    def _finished(
+        self, loop: TrainingLoop, validation: BatchLoader, scored: Scored, planned: dict[str, Any], started: float
+    ) -> TrainReport:
+        """Fit the tables, calibrate, learn how deep to go, and save."""
+        model = loop.model
         tables, scored = self._fit_tables(loop, validation, scored)
         calibrate(model, scored)
         fitted = self._fit_policy(model)
         summary = self._summary(loop, model, scored, time.monotonic() - started)
-        summary["tables"] = {**describe_plan(plan, self.encoder), "sharing": sharing, **tables}
-        summary["adaptive"] = fitted.report
+        summary["tables"], summary["adaptive"] = {**planned, **tables}, fitted.report
         html = render_report(
-            f"Training of {self.spec.name}", summary, loop.state.history, scored, _probabilities(model, scored)
+            f"Training of {self.spec.name}", summary, loop.state.history, scored, probabilities(model, scored)
         )
         manifest = save_artifact(self.out, self._contents(model, summary, html, fitted.policy))
         remove_checkpoint(self.out)
@@ -222,7 +279,9 @@ class _Run:
         if self.base is None:
             return ElasticRanker(config)
         keeps_router = self.spec.training.router == "keep"
-        return deepened_model(self.base, config) if keeps_router else continued_model(self.base)
+        if keeps_router:
+            return deepened_model(self.base, config, self.processes)
+        return continued_model(self.base, self.processes)
 
     def _fit_tables(self, loop: TrainingLoop, validation: BatchLoader, scored: Scored) -> tuple[dict[str, Any], Scored]:
         """Prune tables and choose their formats; what that did, and validation scored by the model as it is then."""
@@ -293,6 +352,7 @@ class _Run:
             "spec": self.spec.to_plain(),
             "seed": self.seed,
             "position": self.log_position,
+            "processes": self.processes.count,
             "rows": len(self.files),
         }
         return blake3(msgspec.json.encode(parts, order="deterministic")).hexdigest()
@@ -307,9 +367,10 @@ class _Run:
             "traffic_requests": 0 if self.traffic is None else len(self.traffic),
             "parameters": sum(p.numel() for p in model.parameters()),
             "time": loop.clock.to_json(),
+            "processes": self.processes.count,
             "threads": torch.get_num_threads(),
             "matmul_precision": torch.get_float32_matmul_precision(),
-            "foreign": [_foreign_facts(level.config) for level in model.foreign_levels()],
+            "foreign": [foreign_facts(level.config) for level in model.foreign_levels()],
             "validation": {"levels": level_metrics(list(self.spec.tasks), model, scored)},
         }
 
@@ -328,72 +389,3 @@ class _Run:
             report_html=html,
             adaptive=adaptive,
         )
-
-
-def _foreign_facts(config: ForeignConfig) -> dict[str, Any]:
-    """A foreign level in the report: which module, and what sharing leaves of its FLOPs."""
-    return {
-        "level": config.level,
-        "module": config.module,
-        "flops_per_request": config.flops_request,
-        "flops_per_candidate": config.flops_candidate,
-    }
-
-
-def _interleave(sources: list[Iterable[Batch]]) -> Iterator[Batch]:
-    """One batch of each in turn, until all are done."""
-    if len(sources) == 1:
-        return iter(sources[0])
-    return (batch for batch in chain.from_iterable(zip_longest(*sources)) if batch is not None)
-
-
-def joined_samples(a: FitSample, b: FitSample) -> FitSample:
-    """The values of both, which are of one spec."""
-    return FitSample(
-        contexts={name: [*values, *b.contexts[name]] for name, values in a.contexts.items()},
-        candidates={name: [*values, *b.candidates[name]] for name, values in a.candidates.items()},
-        item_rows=np.concatenate((a.item_rows, b.item_rows)),
-        user_rows=np.concatenate((a.user_rows, b.user_rows)),
-        users=[*a.users, *b.users],
-    )
-
-
-def calibrate(model: ElasticRanker, scored: Scored) -> None:
-    """Fit each level's and task's scale and offset on validation."""
-    levels, tasks = model.calibration_scale_LK.shape
-    for level in range(levels):
-        for k in range(tasks):
-            scale, offset = fit_platt(scored.logits_LNK[level, :, k], scored.label_NK[:, k], scored.weight_N)
-            model.calibration_scale_LK[level, k] = scale
-            model.calibration_offset_LK[level, k] = offset
-
-
-def _probabilities(model: ElasticRanker, scored: Scored) -> np.ndarray:
-    """Calibrated probabilities [L, N, K] of the validation logits."""
-    levels = [model.probabilities(i, torch.from_numpy(x)).numpy() for i, x in enumerate(scored.logits_LNK)]
-    return np.stack(levels)
-
-
-def level_metrics(tasks: list[str], model: ElasticRanker, scored: Scored) -> list[dict[str, dict[str, float | None]]]:
-    """AUC, GAUC, NE and log loss by level and task on the scored candidates; None where a task has one class only.
-
-    NE and log loss count sampled negatives by importance, as calibration does; AUC and GAUC are of the scored order.
-    """
-    _, user_N = np.unique(scored.user_N.astype(str), return_inverse=True)
-    probability_LNK = _probabilities(model, scored)
-    levels = []
-    for probability_NK in probability_LNK:
-        by_task: dict[str, dict[str, float | None]] = {}
-        for k, task in enumerate(tasks):
-            known = np.isfinite(scored.label_NK[:, k])
-            y, p, u = scored.label_NK[known, k], probability_NK[known, k].astype(np.float64), user_N[known]
-            w = scored.weight_N[known].astype(np.float64)
-            usable = y.size > 0 and y.min() < y.max()
-            by_task[task] = {
-                "auc": auc(y, p) if usable else None,
-                "gauc": gauc(y, p, u) if usable else None,
-                "ne": normalized_entropy(y, p, w) if usable else None,
-                "logloss": logloss(y, p, w) if usable else None,
-            }
-        levels.append(by_task)
-    return levels

@@ -186,8 +186,8 @@ class Desk:
     def _lane_for(self, claim: Claim, now_s: float) -> LaneQueue | None:
         """The user's own engine, unless another is so much freer that encoding the user anew pays."""
         up = [lane for lane in self.lanes if lane.up]
-        if not up:
-            return None
+        if len(up) < 2:
+            return up[0] if up else None
         own = max(up, key=lambda lane: _affinity(claim.user, lane.number))
         freest = min(up, key=lambda lane: lane.backlog_ms(now_s))
         extra_ms = self.settings.spill_ms + freest.wall_s(claim.forecast.cold_ms) * 1e3

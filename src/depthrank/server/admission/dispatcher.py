@@ -171,8 +171,8 @@ class Dispatcher:
                 self.desk.finished(gone, now_s, 0.0, 0.0, [None] * len(gone))
             if works:
                 self._engines.start(lane, works)
-            if not turn.claims:
-                return resolves
+            if not turn.claims or (works and not self._engines.window_ms):
+                return resolves  # nothing more to do, or a lane that takes nothing ahead has work
 
     @staticmethod
     def _begins(ticket: Ticket) -> bool:
@@ -197,10 +197,10 @@ class Dispatcher:
             self.desk.finished([work.claim for work in works], now_s, result.busy_s, result.thread_s, spent)
             resolves = self._advance(lane, now_s)
             self._idle.notify_all()
-        self._on_pass(works, result)
         for work, outcome in zip(works, result.outcomes, strict=True):
             self._answered(work.claim, outcome)
         _carry_out(resolves)
+        self._on_pass(works, result)
 
     def _answered(self, claim: Claim, outcome: Answer | Exception) -> None:
         ticket: Ticket = claim.held

@@ -14,7 +14,6 @@ from depthrank.routing import PriceController
 from depthrank.routing.economy import Economy
 
 LEAST_BUDGET = 1e-3
-ROUTER_ONLY = 0.999  # of the highest price
 MOST_INTERVALS = 8
 
 
@@ -59,11 +58,6 @@ class Pricing:
         """The price as a multiple of the usual one."""
         price = self.of(version)
         return 1.0 if price is None else price / self.usual(version)
-
-    def router_only(self, version: str) -> bool:
-        """Whether a version is at its highest price."""
-        known = self._controllers.get(version)
-        return known is not None and known.high > known.low and known.price >= known.high * ROUTER_ONLY
 
     def admitted(self, work_ms: float) -> None:
         """Predicted work that was let in."""

@@ -2,7 +2,8 @@
 
 Depth gives way first and for all alike. The price that follows the load is slow; what waits in a lane is known at once,
 so where those that wait could not all have the depth that this price gives them, the one that starts pays more
-(``LaneQueue.depth_share``). At the highest price only the router runs, and only then do gates refuse.
+(``LaneQueue.depth_share``). Where next to nothing is left of depth only the router runs and the policy is not asked;
+only then do gates refuse.
 """
 
 from __future__ import annotations
@@ -16,8 +17,10 @@ from depthrank.server.admission.forecasts import Forecasts
 from depthrank.server.admission.gate_counts import GateCounts
 from depthrank.server.admission.guard import ConcurrencyGuard
 from depthrank.server.admission.lane_queue import LaneQueue
-from depthrank.server.admission.pricing import ROUTER_ONLY, Pricing
+from depthrank.server.admission.pricing import Pricing
 from depthrank.server.admission.settings import Gates
+
+ASKED_FROM = 0.1  # of the router's time: to ask the policy how deep to go takes as long as so little depth would
 
 
 @dataclass(frozen=True)
@@ -98,9 +101,10 @@ class TermsOffice:
         economy = self.forecasts.economy(claim.version)
         if mode != "adaptive" or economy is None or claim.price is None:
             return mode, budget
-        highest = economy.prices[-1][0] * ROUTER_ONLY if economy.prices else math.inf
-        if claim.price >= highest and self._dearness(claim) > 1:
-            return "router", budget  # nobody goes deeper at that price, and to find that out costs a part of the answer
+        if economy.prices and self._dearness(claim) > 1:
+            depth_ms = self.wanted_ms(claim, mode, budget) - claim.forecast.router_ms
+            if depth_ms < ASKED_FROM * claim.forecast.router_ms:
+                return "router", budget
         if not economy.prices:
             cap = 1.0 / max(self._dearness(claim), 1.0)
             if cap < (1.0 if budget is None else budget):

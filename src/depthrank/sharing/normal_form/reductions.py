@@ -92,7 +92,7 @@ def norm(reader: Reader, x: Layout, order: Any = 2, dim: Any = None, keepdim: bo
 
 @rule("aten.var.correction", "aten.std.correction", "aten.var.dim", "aten.std.dim")
 def spread(
-    reader: Reader, x: Layout, dim: Any = None, unbiased: bool = True, *, correction: Any = None, keepdim: bool = False
+    reader: Reader, x: Layout, dim: Any = None, unbiased: bool = True, keepdim: bool = False, *, correction: Any = None
 ) -> Layout:
     if reader.name.endswith(".correction"):
         correction = 1 if correction is None else correction
@@ -110,9 +110,10 @@ def spread(
 
 
 @rule("aten.var_mean.correction", "aten.var_mean.dim", "aten.std_mean.correction", "aten.std_mean.dim")
-def spread_and_mean(reader: Reader, x: Layout, dim: Any = None, *args: Any, **kwargs: Any) -> list[Layout]:
-    keepdim = bool(kwargs.get("keepdim", args[1] if len(args) > 1 else False))
-    first = spread(reader, x, dim, *args, **kwargs)
+def spread_and_mean(
+    reader: Reader, x: Layout, dim: Any = None, unbiased: bool = True, keepdim: bool = False, *, correction: Any = None
+) -> list[Layout]:
+    first = spread(reader, x, dim, unbiased, keepdim, correction=correction)
     dims = _dims(reader, x, dim)
     axes = sorted(a for d in dims for a in x.groups[d])
     rank = len(x.node.dims)

@@ -105,6 +105,7 @@ def joined(reader: Reader, tensors: list[Layout], dim: int) -> Layout:
     """Tensors one after the other along a dimension that is not the batch."""
     kept = [x for x in tensors if not (x.rank == 1 and x.size(0) == 0 and not x.holds_batch(0))]
     dim %= kept[0].rank
+    kept = [x for x in kept if x.holds_batch(dim) or x.size(dim)] or kept[:1]
     if any(x.holds_batch(dim) for x in kept):
         return _stacked_before_rows(reader, kept, dim)
     dtype = reader.result_dtype()

@@ -29,8 +29,9 @@ def as_complex(reader: Reader, x: Layout) -> Layout:
     pairs = flat.groups[-1][0]
     if pairs != len(flat.node.dims) - 1:
         reader.refuse("a complex view of a dimension that does not come last")
-    real = reader.node("aten.select.int", [flat.node, -1, 0], flat.node.dims[:-1], flat.node.dtype)
-    imag = reader.node("aten.select.int", [flat.node, -1, 1], flat.node.dims[:-1], flat.node.dtype)
+    outer = flat.node.dims[:-1]
+    halves = [reader.node("aten.slice.Tensor", [flat.node, -1, k, k + 1, 1], [*outer, 1], x.node.dtype) for k in (0, 1)]
+    real, imag = (reshape(reader.graph, half, outer) for half in halves)
     return Layout(reader.node("aten.complex.default", [real, imag]), flat.groups[:-1])
 
 

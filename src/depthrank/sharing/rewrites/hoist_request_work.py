@@ -7,7 +7,7 @@ for elementwise operations as they are read, for others written out, which the r
 
 from __future__ import annotations
 
-from depthrank.sharing.algebra import Val, Value, broadcast
+from depthrank.sharing.algebra import Part, Val, Value, broadcast, concat
 from depthrank.sharing.ir import Region
 from depthrank.sharing.operators import MULTI_OUTPUT, is_pointwise
 from depthrank.sharing.sharer import Call, Sharer
@@ -24,8 +24,21 @@ def hoist_request_work(s: Sharer, call: Call) -> Value | list[Value]:
         return _linear(s, call)
     if call.op == "embedding":
         return _embedding(s, call)
+    if call.op == "cat":
+        return s.force(concat(call.args[1], _laid(call), call.dims))
     args = call.with_operands([s.full(v) for v in call.operands])
     return Val(s.emit(call.op, args, call.dims, call.dtype, call.kwargs), call.dims)
+
+
+def _laid(call: Call) -> list[Part]:
+    """The operands of a concatenation, each with its places."""
+    parts: list[Part] = []
+    start = 0
+    for value in call.args[0]:
+        end = start + value.dims[call.args[1]]
+        parts.append(Part(value, tuple(range(start, end))))
+        start = end
+    return parts
 
 
 def _elementwise(s: Sharer, call: Call) -> Value:
@@ -49,7 +62,7 @@ def _embedding(s: Sharer, call: Call) -> Value:
     weight, index, padding = call.args
     node = s.force(index).node
     dims = (*node.dims, call.dims[-1])
-    return Val(s.emit("embedding", [weight.node, node, padding], dims, call.dtype), call.dims)
+    return Val(s.emit("embedding", [s.full(weight), node, padding], dims, call.dtype), call.dims)
 
 
 __all__ = ["Region", "hoist_request_work"]

@@ -80,7 +80,7 @@ def _scaled_parts(s: Sharer, call: Call, cat: Concat, mean: Node, inverse: Node)
         out: Value = s.apply("aten.mul.Tensor", (centred, Val(inverse, dims)), dims, call.dtype)
         for op, constant in (("aten.mul.Tensor", weight), ("aten.add.Tensor", bias)):
             if constant is not None:
-                own = s.take_node(constant.node, -1, p.positions)
+                own = s.take_node(s.full(constant), -1, p.positions)
                 vector = Val(s.reshape(own, (*[1] * (rank - 1), len(p.positions))), dims)
                 out = s.apply(op, (out, vector), dims, call.dtype)
         parts.append(Part(out, p.positions))
