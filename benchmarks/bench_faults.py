@@ -31,7 +31,7 @@ import httpx
 
 from depthrank.events import open_log
 from machine_facts import machine_facts
-from served_versions import Nursery, Server, model_folder, resident_mb, slope, wait_for, write_result
+from served_versions import Nursery, Server, memory_kinds, model_folder, slope, wait_for, write_result
 
 WRITERS = 4
 RESTARTS = 3
@@ -192,8 +192,10 @@ class Mixed:
             "refused": {str(status): count for status, count in refused.items()},
             "lost": lost,
             "twice": twice,
-            "memory_mb": [round(memory_mb[0], 1), round(memory_mb[-1], 1)],
-            "memory_mb_a_minute_later_half": round(slope(memory_mb) * 60 / every_s, 3),
+            "memory_mb": {kind: [round(each[kind]) for each in memory_mb] for kind in memory_mb[0]},
+            "memory_mb_a_minute_later_half": {
+                kind: round(slope([each[kind] for each in memory_mb]) * 60 / every_s, 3) for kind in memory_mb[0]
+            },
         }
 
     def _ask(self, server: Server, number: int) -> None:
@@ -204,17 +206,17 @@ class Mixed:
                 named = answer.json().get("model", "none") if answer.status_code == 200 else "none"
                 self._answers[f"{answer.status_code} by {named}"] += 1
 
-    def _hurt(self, server: Server, seconds: float, every_s: float) -> list[float]:
-        """One fault after the other; memory after each."""
+    def _hurt(self, server: Server, seconds: float, every_s: float) -> list[dict[str, float]]:
+        """One fault after the other; memory after each, that of mapped files (the event log grows) apart."""
         faults = [self._disk_full, self._vanishing, self._huge, self._switch, self._erase]
-        memory_mb, end, number = [resident_mb(server.pid)], time.monotonic() + seconds, 0
+        memory_mb, end, number = [memory_kinds(server.pid)], time.monotonic() + seconds, 0
         while time.monotonic() < end:
             fault = faults[number % len(faults)]
             self._faults[fault.__name__.strip("_")] += 1
             fault(server, number)
             number += 1
             time.sleep(every_s)
-            memory_mb.append(resident_mb(server.pid))
+            memory_mb.append(memory_kinds(server.pid))
         return memory_mb
 
     def _disk_full(self, server: Server, number: int) -> None:

@@ -23,7 +23,7 @@ import msgspec
 
 from machine_facts import machine_facts
 from served_artifact_client import KeepAliveClient
-from served_versions import Nursery, Server, resident_mb, slope, write_result
+from served_versions import Nursery, Server, memory_kinds, resident_mb, slope, write_result
 
 USERS, CANDIDATES, SAMPLES = 2_000, 25, 100
 EVENT_EVERY, FULL_EVERY = 10, 10
@@ -59,7 +59,7 @@ def measured(server: Server, requests: int) -> dict[str, Any]:
     items = server.client.get("/v1/models").json()["models"][0]["items"]
     client, chance = KeepAliveClient(str(server.client.base_url)), random.Random(0)
     answers: Counter[str] = Counter()
-    memory_mb, started = [anonymous_mb(server.pid)], time.monotonic()
+    memory_mb, started = [memory_kinds(server.pid)["own"]], time.monotonic()
     for number in range(requests):
         user = str(1 + chance.randrange(USERS))
         first = 1 + chance.randrange(max(1, items - CANDIDATES))
@@ -71,7 +71,7 @@ def measured(server: Server, requests: int) -> dict[str, Any]:
             event = {"user": user, "item": str(first), "action": "click"}
             client.ask("POST", "/v1/events", msgspec.json.encode(event), JSON)
         if (number + 1) % max(1, requests // SAMPLES) == 0:
-            memory_mb.append(anonymous_mb(server.pid))
+            memory_mb.append(memory_kinds(server.pid)["own"])
     seconds = time.monotonic() - started
     per_sample = requests / SAMPLES
     return {
@@ -89,12 +89,6 @@ def measured(server: Server, requests: int) -> dict[str, Any]:
         },
         "anonymous_mb_per_10000_requests_later_half": round(slope(memory_mb) * 10_000 / per_sample, 3),
     }
-
-
-def anonymous_mb(pid: int) -> float:
-    """Memory of a process that lies in no file, MB."""
-    line = next(t for t in Path(f"/proc/{pid}/status").read_text().splitlines() if t.startswith("RssAnon"))
-    return int(line.split()[1]) / 1024
 
 
 if __name__ == "__main__":

@@ -1,18 +1,23 @@
 """What does a lookup cost on Ray actors, what does a dead one cost, and does a sharded table train like a single one?
 
     python benchmarks/bench_shards.py [--rows 1000000] [--lookups 300] [--json F]
-    python benchmarks/bench_shards.py --torchrec PYTHON [--json F]      as bench_planner.py says
+    python benchmarks/bench_shards.py --train [--data demo] [--users 150] [--buckets 1000000] [--epochs 1] [--json F]
 
 Lookups of 2,000 Zipf-distributed rows of width 64 (int8) of a table on 1, 2 and 4 actors, interleaved with the same of
 the table here; every answer is compared. Then one actor is killed: lookups that are degraded, and the time until all
-rows are there again. With --torchrec instead: two processes over gloo, a table cut by rows, five steps of SGD, against
-the same table in one process; the largest difference of outputs and of rows.
+rows are there again.
+
+With --train instead: ``depthrank train`` with one process and with two that share the rows of the tables (TorchRec over
+gloo; requirements-torchrec.lock), on MovieLens-100K as ``depthrank demo`` left it, with a large table of title words.
+Told: how far the two models are apart, seconds, and the memory of each process.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import re
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -21,6 +26,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 
 from machine_facts import machine_facts, show_facts, write_json
 
@@ -28,94 +34,90 @@ WIDTH = 64
 ASKED = 2_000
 SHARDS = (1, 2, 4)
 
-TRAINS = """
-import json, os, sys, warnings, logging
-warnings.simplefilter("ignore"); logging.disable(logging.CRITICAL)
-import torch, torch.distributed as dist, torch.multiprocessing as mp
-ROWS, WIDTH, BATCH, STEPS = 1000, 16, 64, 5
-
-def table():
-    from torchrec import EmbeddingBagConfig, EmbeddingBagCollection
-    torch.manual_seed(0)
-    config = EmbeddingBagConfig(name="t", num_embeddings=ROWS, embedding_dim=WIDTH, feature_names=["f"])
-    return EmbeddingBagCollection(tables=[config], device=torch.device("cpu"))
-
-def batches(rank, world):
-    from torchrec import KeyedJaggedTensor
-    generator = torch.Generator().manual_seed(1)
-    for _ in range(STEPS):
-        ids = torch.randint(0, ROWS, (BATCH,), generator=generator)
-        own = ids.chunk(world)[rank]
-        lengths = torch.ones(len(own), dtype=torch.int64)
-        yield KeyedJaggedTensor.from_lengths_sync(keys=["f"], values=own, lengths=lengths)
-
-def rows_of(model):
-    own = model.state_dict()["tables.embedding_bags.t.weight"].local_shards()
-    return torch.cat([shard.tensor for shard in own]).detach().clone()
-
-def run(rank, world, out):
-    from torchrec.distributed.model_parallel import DistributedModelParallel
-    from torchrec.distributed.embeddingbag import EmbeddingBagCollectionSharder
-    from torchrec.distributed.sharding_plan import construct_module_sharding_plan, row_wise
-    from torchrec.distributed.types import ShardingPlan
-    from torchrec.distributed.types import ShardingEnv
-    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=out["port"], RANK=str(rank), WORLD_SIZE=str(world))
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", rank=rank, world_size=world)
-    module = torch.nn.Module()
-    module.tables = table()
-    module.forward = lambda batch: module.tables(batch)
-    from fbgemm_gpu.split_embedding_configs import EmbOptimType
-    sgd = {"optimizer": EmbOptimType.EXACT_SGD, "learning_rate": 0.5}  # the backward pass takes the step
-    sharders = [EmbeddingBagCollectionSharder(fused_params=sgd)]
-    cut = construct_module_sharding_plan(module.tables, {"t": row_wise(compute_kernel="fused")}, sharder=sharders[0],
-        local_size=world, world_size=world, device_type="cpu")
-    plan = ShardingPlan({"tables": cut})
-    model = DistributedModelParallel(module, env=ShardingEnv.from_process_group(dist.group.WORLD), plan=plan,
-        sharders=sharders, device=torch.device("cpu"))
-    start, outputs = rows_of(model), []  # TorchRec drew its own
-    for batch in batches(rank, world):
-        value = model.module.tables(batch).wait()["f"]
-        outputs.append(value.detach().clone())
-        (value ** 2).sum().backward()
-    mine = rows_of(model)
-    torch.save({"rows": mine, "outputs": outputs, "start": start}, f"{out['folder']}/{rank}.pt")
-    dist.barrier()
-    dist.destroy_process_group()
-
-if __name__ == "__main__":
-    out = json.loads(sys.argv[1])
-    mp.spawn(run, args=(2, out), nprocs=2)
-    parts = [torch.load(f"{out['folder']}/{rank}.pt") for rank in range(2)]
-    start = torch.cat([part["start"] for part in parts])
-    single = torch.nn.Parameter(start.clone())
-    sgd = torch.optim.SGD([single], lr=0.5)
-    worst = 0.0
-    for step in range(STEPS):
-        ids = [list(batches(rank, 2))[step].values() for rank in range(2)]
-        values = [single[i] for i in ids]
-        worst = max(worst, *(float((v - parts[r]["outputs"][step]).abs().max()) for r, v in enumerate(values)))
-        sgd.zero_grad()
-        # each process has the loss of its half; gradients of a sharded table are averaged over processes
-        (sum((v ** 2).sum() for v in values) / out["divide"]).backward()
-        sgd.step()
-    rows = torch.cat([part["rows"] for part in parts])
-    moved = float((single - start).abs().max())
-    print(json.dumps({"outputs": worst, "rows": float((rows - single).abs().max()), "moved": moved}))
-"""
+SPEC_CHANGES = (
+    (r"buckets: \d+", "buckets: {buckets}"),
+    (r"(?m)^tables:.*\n", ""),
+    (
+        r"training: \{.*\}",
+        "training: {{epochs: {epochs}, batch_requests: 256, batch_candidates: 2048, batches_per_step: 2, "
+        "deep_share: 0.1, learning_rate: 3e-3, replay_seconds: 1}}",
+    ),
+)
 
 
-def training(python: str) -> dict[str, Any]:
-    """Largest differences between the sharded and the single table after five steps."""
-    with tempfile.TemporaryDirectory() as folder:
-        script = Path(folder) / "trains.py"
-        script.write_text(TRAINS)
-        out = {"folder": folder, "port": str(20_000 + int(time.time()) % 20_000), "divide": 2}
-        done = subprocess.run([python, str(script), json.dumps(out)], capture_output=True, text=True)
-    if done.returncode:
-        sys.exit(f"training failed: {done.stderr[-3000:]}")
-    told: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    return told
+def training(data: Path, users: int, buckets: int, epochs: int) -> dict[str, Any]:
+    """One process and two, of the same steps: how far apart, how long, and the most memory of each process."""
+    with tempfile.TemporaryDirectory() as place:
+        folder = Path(place)
+        write_data(data, folder, users, buckets, epochs)
+        runs = {count: trained(folder, count) for count in (1, 2)}
+        return {**runs, "apart": apart(folder / "of1", folder / "of2")}
+
+
+def write_data(data: Path, folder: Path, users: int, buckets: int, epochs: int) -> None:
+    """The demo's data with fewer users, and its spec with as many buckets of title words."""
+    import polars as pl
+
+    for name in ("items", "users"):
+        shutil.copy(data / f"{name}.parquet", folder)
+    events = pl.read_parquet(data / "events.parquet")
+    first = events["user"].unique(maintain_order=True)[:users]
+    events.filter(pl.col("user").is_in(first.implode())).write_parquet(folder / "events.parquet")
+    spec = (data / "ranking.yaml").read_text(encoding="utf-8")
+    for pattern, new in SPEC_CHANGES:
+        spec = re.sub(pattern, new.format(buckets=buckets, epochs=epochs), spec)
+    (folder / "ranking.yaml").write_text(spec, encoding="utf-8")
+
+
+def trained(folder: Path, count: int) -> dict[str, Any]:
+    """``depthrank train --processes COUNT``; seconds, and MB of each of its processes at its highest."""
+    command = [sys.executable, "-m", "depthrank.cli", "train", "ranking.yaml", "--out", f"of{count}"]
+    command += ["--log", f"lmdb:log{count}", "--threads", str(count), "--processes", str(count)]
+    started, highest_mb = time.perf_counter(), dict[int, float]()
+    run = subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    leader = psutil.Process(run.pid)
+    while run.poll() is None:
+        try:
+            for process in (leader, *leader.children()):
+                highest_mb[process.pid] = max(highest_mb.get(process.pid, 0), process.memory_info().rss / 2**20)
+        except psutil.NoSuchProcess:
+            pass
+        time.sleep(0.02)
+    said = run.communicate()[0]
+    if run.returncode:
+        sys.exit(f"training failed: {said}")
+    memory = sorted((round(mb) for mb in highest_mb.values() if mb > 200), reverse=True)
+    return {"seconds": round(time.perf_counter() - started, 1), "highest_mb": memory}
+
+
+def apart(one: Path, other: Path) -> dict[str, Any]:
+    """The largest difference of a dense weight, of a row, and of a validation figure; and how far rows moved."""
+    import torch
+
+    from depthrank.artifact import load_artifact
+    from depthrank.tables import served_tables
+
+    a, b = load_artifact(one), load_artifact(other)
+    theirs = b.model.state_dict()
+    dense = max(
+        float((x - theirs[n]).abs().max())
+        for n, x in a.model.state_dict().items()
+        if x.is_floating_point() and x.numel()
+    )
+    rows = {}
+    for (name, mine), yours in zip(served_tables(a.model).items(), served_tables(b.model).values(), strict=True):
+        every = torch.arange(mine.source.num_rows)
+        x, y = mine.source.rows(every), yours.source.rows(every)
+        rows[name] = {"rows": len(every), "apart": float((x - y).abs().max()), "deviation": float(x.std())}
+    levels = [x.manifest.training["validation"]["levels"] for x in (a, b)]
+    figures = [
+        abs(p[task][figure] - q[task][figure])
+        for p, q in zip(*levels, strict=True)
+        for task in p
+        for figure in p[task]
+        if p[task][figure] is not None
+    ]
+    return {"steps": a.manifest.training["time"]["steps"], "dense": dense, "rows": rows, "figures": max(figures)}
 
 
 def lookups(rows: int, count: int) -> dict[str, Any]:
@@ -188,13 +190,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=int, default=1_000_000)
     parser.add_argument("--lookups", type=int, default=300)
-    parser.add_argument("--torchrec", help="a Python that has torchrec: compare training instead")
+    parser.add_argument("--train", action="store_true", help="compare training in one process and in two instead")
+    parser.add_argument("--data", type=Path, default=Path("demo"))
+    parser.add_argument("--users", type=int, default=150)
+    parser.add_argument("--buckets", type=int, default=1_000_000)
+    parser.add_argument("--epochs", type=int, default=1)
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
-    facts = machine_facts("torch", "ray", "depthrank")
+    facts = machine_facts("torch", "torchrec" if options.train else "ray", "depthrank")
     show_facts(facts)
-    if options.torchrec:
-        found: dict[str, Any] = {"training": training(options.torchrec)}
+    if options.train:
+        found: dict[str, Any] = {"training": training(options.data, options.users, options.buckets, options.epochs)}
     else:
         found = lookups(options.rows, options.lookups)
     print(json.dumps(found, indent=1))

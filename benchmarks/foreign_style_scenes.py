@@ -631,8 +631,8 @@ class Compact(nn.Module):
         seq = torch.cat([hist, item.unsqueeze(-1)], dim=-1)
         where = torch.cat([mask.cumsum(1), mask.sum(1, keepdim=True) + 1], 1) - 1
         x = self.items(seq) + self.position(where.clamp_min(0))
-        causal = torch.triu(torch.full((seq.size(1), seq.size(1)), float("-inf")), diagonal=1)
-        allowed = torch.zeros_like(seq, dtype=x.dtype).masked_fill(seq == 0, float("-inf"))
+        causal = torch.triu(torch.full((seq.size(1), seq.size(1)), -1e9), diagonal=1)
+        allowed = torch.zeros_like(seq, dtype=x.dtype).masked_fill(seq == 0, -1e9)
         for layer in self.layers:
             x = layer(x, src_mask=causal, src_key_padding_mask=allowed)
         x = torch.where(torch.isnan(x), torch.zeros_like(x), x)

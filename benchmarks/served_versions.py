@@ -18,7 +18,7 @@ sys.path.insert(0, str(TESTS / "faults"))
 
 from nursery import Nursery, Server, wait_for  # noqa: E402 - the tests' own
 
-__all__ = ["Nursery", "Server", "model_folder", "resident_mb", "slope", "wait_for", "write_result"]
+__all__ = ["Nursery", "Server", "memory_kinds", "model_folder", "resident_mb", "slope", "wait_for", "write_result"]
 
 
 def model_folder(artifact: Path, events: Path, folder: Path) -> Path:
@@ -55,6 +55,12 @@ def save_twin(source: Path, target: Path) -> None:
         adaptive=ladder,
     )
     save_artifact(target, contents)
+
+
+def memory_kinds(pid: int) -> dict[str, float]:
+    """Resident memory of a process, MB: its own (anonymous), and of mapped files."""
+    lines = dict(line.split(":", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines())
+    return {name: int(lines[key].split()[0]) / 1024 for name, key in (("own", "RssAnon"), ("files", "RssFile"))}
 
 
 def resident_mb(pid: int) -> float:

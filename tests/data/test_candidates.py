@@ -2,15 +2,28 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from depthrank.data.candidates import CatalogueCandidates, OwnCandidates, SampledCandidates, SeenItems
+from depthrank.data.candidates import (
+    CatalogueCandidates,
+    OwnCandidates,
+    SampledCandidates,
+    SeenItems,
+    WithUnlabelled,
+    training_candidates,
+)
 from depthrank.data.examples import Examples, concatenate, train_item_counts
 from depthrank.data.negatives import NegativeSampler
+from depthrank.errors import SpecError
 from depthrank.schema.dataset import Negatives
+from depthrank.schema.settings import TrainingSettings
 
 NUM_ITEMS = 12
 
@@ -118,3 +131,33 @@ def test_joined_examples_keep_every_row_in_time_order() -> None:
     joined = concatenate([first, second])
     assert len(joined) == 120 and (np.diff(joined.time_ms) >= 0).all()
     assert sorted(joined.item_row.tolist()) == sorted([*first.item_row.tolist(), *second.item_row.tolist()])
+
+
+@given(st.integers(0, 2**32 - 1), st.floats(0.05, 1.0), st.integers(1, 20))
+def test_unlabelled_items_come_after_what_was_shown_and_change_nothing_of_it(seed, share, number):
+    examples, requests = replace(positives(), sampled=False), np.array([3, 7, 1, 9])
+    own = OwnCandidates(examples).of(requests, np.random.default_rng(0))
+    source = WithUnlabelled(OwnCandidates(examples), NUM_ITEMS, number, share)
+    got, again = (source.of(requests, np.random.default_rng(seed)) for _ in range(2))
+    assert np.array_equal(got.item_row, again.item_row)
+    unlabelled = np.isnan(got.label).all(axis=1)
+    for name in ("request_of_candidate", "item_row", "label", "position"):
+        assert np.array_equal(getattr(got, name)[~unlabelled], getattr(own, name))
+    assert (np.diff(got.request_of_candidate) >= 0).all() and not got.is_sampled.any()
+    per_request = np.bincount(got.request_of_candidate[unlabelled], minlength=4)
+    assert set(per_request) <= {0, min(number, NUM_ITEMS - 1)} and (share < 1 or per_request.all())
+    for request in range(4):
+        drawn = got.item_row[unlabelled & (got.request_of_candidate == request)]
+        assert len(set(drawn)) == len(drawn) and (drawn > 0).all() and (drawn < NUM_ITEMS).all()
+
+
+def test_where_candidates_are_more_than_items_or_negatives_are_drawn_unlabelled_ones_are_refused():
+    spec: Any = SimpleNamespace(training=TrainingSettings(unlabelled=5), dataset=SimpleNamespace(events=None))
+    with pytest.raises(SpecError, match=r"training\.unlabelled: an events file has negatives drawn"):
+        training_candidates(spec, positives(), NUM_ITEMS)
+    priced = replace(positives(), sampled=False, candidate={"price": np.zeros(60)})
+    with pytest.raises(SpecError, match=r"columns of their own \(price\)"):
+        training_candidates(spec, priced, NUM_ITEMS)
+    shown = replace(positives(), sampled=False)
+    assert isinstance(training_candidates(spec, shown, NUM_ITEMS, learns=True), WithUnlabelled)
+    assert isinstance(training_candidates(spec, shown, NUM_ITEMS), OwnCandidates), "validation is of what was shown"

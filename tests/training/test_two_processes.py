@@ -72,8 +72,6 @@ def distance(one: Path, other: Path) -> float:
     return max(float((x.float() - y.float()).abs().max()) for x, y in pairs if x.numel())
 
 
-
-
 def test_a_run_whose_other_process_was_killed_says_so_and_goes_on_to_what_one_process_learns(folder, alone):
     run = start(folder, "two")
     children = psutil.Process(run.pid)

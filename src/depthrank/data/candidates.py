@@ -14,6 +14,7 @@ import numpy.typing as npt
 from depthrank.data.examples import Examples
 from depthrank.data.negatives import NegativeSampler
 from depthrank.data.shown import Column
+from depthrank.errors import SpecError
 from depthrank.schema import Spec
 
 Int64 = npt.NDArray[np.int64]
@@ -107,6 +108,38 @@ class SampledCandidates:
         )
 
 
+class WithUnlabelled:
+    """The candidates of another source, and for a ``share`` of the requests ``number`` items of the catalogue beside
+    them, drawn evenly and without labels: what a request has to rank when it is served, as far as nobody was shown it.
+    """
+
+    def __init__(self, source: CandidateSource, num_items: int, number: int, share: float) -> None:
+        self._source, self._num_items = source, num_items
+        self._number, self._share = min(number, num_items - 1), share
+
+    def counts(self, requests: Int64) -> Int64:
+        return self._source.counts(requests) + round(self._number * self._share)
+
+    def of(self, requests: Int64, rng: np.random.Generator) -> Candidates:
+        own = self._source.of(requests, rng)
+        chosen = np.flatnonzero(rng.random(len(requests)) < self._share)
+        drawn = [1 + rng.choice(self._num_items - 1, self._number, replace=False) for _ in chosen]
+        item_row = np.concatenate([own.item_row, *drawn]).astype(np.int64)
+        request = np.concatenate([own.request_of_candidate, np.repeat(chosen, self._number)])
+        order = np.argsort(request, kind="stable")  # stable: what was shown stays first
+        more = len(request) - len(own.item_row)
+        unknown = np.full((more, own.label.shape[1]), np.nan, dtype=np.float32)
+        return Candidates(
+            request_of_candidate=request[order],
+            item_row=item_row[order],
+            columns={},
+            label=np.concatenate([own.label, unknown])[order],
+            position=np.concatenate([own.position, np.full(more, -1, dtype=np.int32)])[order],
+            log_q=np.concatenate([own.log_q, np.zeros(more, dtype=np.float32)])[order],
+            is_sampled=np.concatenate([own.is_sampled, np.zeros(more, dtype=np.bool_)])[order],
+        )
+
+
 class CatalogueCandidates:
     """Every item of the catalogue, without those the user saw before (``seen`` keeps the positives in).
 
@@ -177,11 +210,30 @@ class SeenItems:
 
 
 def training_candidates(
-    spec: Spec, examples: Examples, num_items: int, *, share: float = 1.0
-) -> OwnCandidates | SampledCandidates:
-    """What training and validation batches score: shown candidates, or positives with sampled negatives."""
+    spec: Spec, examples: Examples, num_items: int, *, share: float = 1.0, learns: bool = False
+) -> CandidateSource:
+    """What training and validation batches score: shown candidates, with unlabelled ones beside them where a step
+    ``learns`` and the spec says so; or positives with sampled negatives.
+
+    Raises SpecError where unlabelled candidates cannot be had.
+    """
+    unlabelled = spec.training.unlabelled
+    if unlabelled is not None and (examples.sampled or examples.candidate):
+        raise SpecError(
+            "training.unlabelled: "
+            + (
+                "an events file has negatives drawn from the catalogue already"
+                if examples.sampled
+                else f"candidates have columns of their own ({', '.join(examples.candidate)}), which an item of the "
+                "catalogue lacks"
+            )
+            + "; leave it out"
+        )
     if not examples.sampled:
-        return OwnCandidates(examples)
+        own = OwnCandidates(examples)
+        if unlabelled is None or not learns:
+            return own
+        return WithUnlabelled(own, num_items, unlabelled, spec.training.unlabelled_share)
     assert spec.dataset.events is not None, "only an events file has positives alone"
     settings = spec.dataset.events.negatives
     return SampledCandidates(examples, NegativeSampler(settings, examples, num_items), settings.per_positive, share)

@@ -80,7 +80,7 @@ class BatchLoader:
             with_positions=split == "train",
         )
         share = spec.training.deep_share if split == "train" else 1.0
-        self._source = source or training_candidates(spec, examples, items.size, share=share)
+        self._source = source or training_candidates(spec, examples, items.size, share=share, learns=split == "train")
         self._batch_requests, self._batch_candidates = spec.training.batch_requests, spec.training.batch_candidates
         self._shuffle, self._seed, self._ahead = split == "train", seed, ahead
         self._run_of_request, self._num_runs = user_runs(examples.user, self._requests, spec.training.requests_per_user)

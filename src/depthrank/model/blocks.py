@@ -16,10 +16,10 @@ from depthrank.precision import AttentionLayer
 class SwiGLU(nn.Module):
     """``W_down (silu(W_gate x) * W_up x)``; gate and up are one product (Shazeer 2020, arXiv 2002.05202)."""
 
-    def __init__(self, width_in: int, hidden: int, width_out: int) -> None:
+    def __init__(self, width_in: int, hidden: int, width_out: int, linear: type[nn.Linear] = nn.Linear) -> None:
         super().__init__()
-        self.gate_and_up = nn.Linear(width_in, 2 * hidden, bias=False)
-        self.down = nn.Linear(hidden, width_out, bias=False)
+        self.gate_and_up = linear(width_in, 2 * hidden, bias=False)
+        self.down = linear(hidden, width_out, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
         """[..., width_in] -> [..., width_out]."""

@@ -25,6 +25,7 @@ from depthrank.model.router import Router, UserVector
 from depthrank.model.sparse_experts import SparseExperts
 from depthrank.model.transitions import Transitions, recent_codes
 from depthrank.model.user_encoder import UserEncoder, UserState
+from depthrank.precision import RowLinear
 
 
 @dataclass
@@ -70,7 +71,7 @@ class ElasticRanker(nn.Module):
             "small_tables": config.small_tables,
         }
         self.item_features = FeatureTokens(config.item, num_tokens=config.item_tokens, **sizes)
-        self.request_features = FeatureTokens(config.request, num_tokens=config.request_tokens, **sizes)
+        self.request_features = FeatureTokens(config.request, num_tokens=config.request_tokens, linear=RowLinear, **sizes)
         self.candidate_features = FeatureTokens(config.candidate, num_tokens=config.candidate_tokens, **sizes)
         self.item_vector = nn.Linear(config.item_tokens * width, width, bias=False)
         self.item_mlp = SwiGLU(config.item_tokens * width, 2 * width, width)

@@ -31,6 +31,7 @@ class FeatureTokens(nn.Module):
         bins: int = 0,
         feature_dropout: float = 0.0,
         small_tables: bool = False,
+        linear: type[nn.Linear] = nn.Linear,
     ) -> None:
         super().__init__()
         self.width, self.num_tokens = width, num_tokens
@@ -42,8 +43,8 @@ class FeatureTokens(nn.Module):
         self.feature_dropout = feature_dropout
         # The constant input stands in for a bias in the first map only, so that a side may be empty.
         self.constant = nn.Parameter(torch.randn(width) * width**-0.5)
-        self.linear = nn.Linear(self.num_inputs, num_tokens * width, bias=False) if self.num_inputs else None
-        self.mlp = SwiGLU(self.num_inputs, hidden, num_tokens * width) if self.num_inputs else None
+        self.linear = linear(self.num_inputs, num_tokens * width, bias=False) if self.num_inputs else None
+        self.mlp = SwiGLU(self.num_inputs, hidden, num_tokens * width, linear) if self.num_inputs else None
         self.norm = norm(width)
 
     def forward(self, ids_nI: Tensor, floats_nF: Tensor) -> Tensor:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from depthrank.model.blocks import Dropout, SwiGLU, norm
 from depthrank.model.config import ModelConfig
 from depthrank.model.inputs import CandidateInputs, ItemSide
+from depthrank.precision import RowLinear
 
 
 @dataclass
@@ -34,9 +35,9 @@ class Router(nn.Module):
         self.num_tasks, self.width = len(config.tasks), config.width
         width_in = (1 + config.request_tokens) * config.width
         self.user_norm = norm(width_in)
-        self.user_linear = nn.Linear(width_in, self.num_tasks * config.width, bias=False)
-        self.user_mlp = SwiGLU(width_in, 2 * config.width, self.num_tasks * config.width)
-        self.request_bias = _zero_linear(width_in, self.num_tasks)
+        self.user_linear = RowLinear(width_in, self.num_tasks * config.width)
+        self.user_mlp = SwiGLU(width_in, 2 * config.width, self.num_tasks * config.width, RowLinear)
+        self.request_bias = _zero_linear(width_in, self.num_tasks, RowLinear)
         floats = config.candidate.num_floats
         self.context_term = _zero_linear(floats, self.num_tasks) if floats else None
         self.dropout = Dropout(config.dropout)
@@ -96,7 +97,7 @@ class Router(nn.Module):
         return vector_PD @ items.vector_UD.T + items.bias_UK[:, task] + bias_P.unsqueeze(1)
 
 
-def _zero_linear(width_in: int, width_out: int) -> nn.Linear:
-    linear = nn.Linear(width_in, width_out, bias=False)
+def _zero_linear(width_in: int, width_out: int, kind: type[nn.Linear] = nn.Linear) -> nn.Linear:
+    linear = kind(width_in, width_out, bias=False)
     nn.init.zeros_(linear.weight)
     return linear

@@ -8,6 +8,7 @@ from depthrank.precision.hardware import Hardware, examine_hardware
 from depthrank.precision.in_formats import in_formats, layers_of
 from depthrank.precision.peaks import Peaks, measure_peaks
 from depthrank.precision.policy import PrecisionPolicy, read_policy, write_policy
+from depthrank.precision.row_linear import RowLinear
 
 __all__ = [
     "AttentionLayer",
@@ -16,6 +17,7 @@ __all__ = [
     "LayerChoice",
     "Peaks",
     "PrecisionPolicy",
+    "RowLinear",
     "examine_hardware",
     "in_formats",
     "layers_of",

@@ -17,6 +17,7 @@ from depthrank.precision.formats import ATTENTION_FORMATS, LINEAR_FORMATS, Forma
 from depthrank.precision.fp8_linear import EmulatedFp8Linear
 from depthrank.precision.int8_linear import Int8DynamicLinear, Int8StaticLinear
 from depthrank.precision.packed_linear import FormattedLinear, PackedLinear, multiplies_bf16
+from depthrank.precision.row_linear import RowLinear
 
 Model = TypeVar("Model", bound=nn.Module)
 
@@ -26,7 +27,7 @@ def layers_of(model: nn.Module) -> dict[str, nn.Module]:
     return {
         name: module
         for name, module in model.named_modules()
-        if isinstance(module, AttentionLayer) or (type(module) is nn.Linear and module.bias is None)
+        if isinstance(module, AttentionLayer) or (type(module) in (nn.Linear, RowLinear) and module.bias is None)
     }
 
 

@@ -142,6 +142,8 @@ class TrainingSettings(Section, frozen=True, kw_only=True):
     the levels that learn the labels; with ``deepest`` the others are parts of it and no exits (for ablations).
     ``router: keep``: what level 0 is made of stays as it is in the artifact to go on from, the levels beyond it are
     learned anew. ``replay_seconds``: at most so long the end of training replays validation to learn how deep to go.
+    ``unlabelled``: in training an ``unlabelled_share`` of the requests ranks so many items of the catalogue beside what
+    was shown; no task learns from them, but shallow levels learn the deepest's order of them (distillation, survival).
     ``batches_per_step``: a step learns from so many batches, their losses averaged; processes that train together
     share them evenly.
     """
@@ -158,6 +160,8 @@ class TrainingSettings(Section, frozen=True, kw_only=True):
     patience: Annotated[int, Meta(ge=0)] = 2
     minutes: Annotated[float, Meta(gt=0)] | None = None
     deep_negatives: Count | None = None
+    unlabelled: Count | None = None
+    unlabelled_share: Annotated[float, Meta(gt=0, le=1)] = 0.05
     survivor_share: Annotated[float, Meta(ge=0, le=1)] = 0.5
     exits: Literal["all", "deepest"] = "all"
     router: Literal["train", "keep"] = "train"

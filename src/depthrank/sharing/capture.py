@@ -36,6 +36,8 @@ class Captured:
     program: Any  # the ExportedProgram, to run it in another precision
     fixed_because: str = ""  # why it could be captured at one number of rows only
     assertions: tuple[str, ...] = ()  # lines whose assert on values is not checked by the captured form
+    assumed: dict[str, bool] = dataclasses.field(default_factory=dict)  # lines where a case was taken for granted
+    picks_rows: bool = False  # are entries picked by a mask of the inputs?
 
 
 def tile(tensor: Tensor, rows: int) -> Tensor:
@@ -77,7 +79,7 @@ def _capture_at(module: nn.Module, inputs: ModuleInputs, rows: int, fixed_becaus
         flat, spec = pytree.tree_flatten((args, kwargs))
         marks = [{0: batch} if isinstance(v, Tensor) else None for v in flat]
         shapes = _by_parameter(module, *_as_lists(pytree.tree_unflatten(marks, spec)))
-    meaning = FixedMeaning(module)
+    meaning = FixedMeaning(module, rows if fixed_because else None)
     quiet = io.StringIO()  # torch.export prints the graph of a failure
     try:
         with warnings.catch_warnings(), torch.no_grad(), contextlib.redirect_stderr(quiet):
@@ -86,10 +88,14 @@ def _capture_at(module: nn.Module, inputs: ModuleInputs, rows: int, fixed_becaus
                 program = torch.export.export(module, args, kwargs, dynamic_shapes=shapes, strict=False)
             program = decompose(program, has_rule)
     except Exception as error:  # torch.export raises many types; each becomes one refusal that keeps its message
-        meaning.masked.check()
-        raise _explain_failure(error) from error
+        refusal = _explain_failure(error)
+        if refusal.reason.startswith(_NO_REASON):
+            meaning.masked.check()
+        raise refusal from error
     meaning.masked.check()
-    return _read(program, inputs, module, rows if fixed_because else None, fixed_because, tuple(meaning.assertions))
+    captured = _read(program, inputs, module, rows if fixed_because else None, fixed_because)
+    tells = {"assertions": tuple(meaning.assertions), "assumed": meaning.assumed, "picks_rows": meaning.masked.used}
+    return dataclasses.replace(captured, **tells)
 
 
 _RESERVED = frozenset(dir(fx.GraphModule(nn.Module(), fx.Graph())))
@@ -179,14 +185,18 @@ _KNOWN_FAILURES = (
     (r"Constraints violated", _TIED),
     (r"mutat|assigned during export", "the module changes its own state in forward"),
     (r"tree_name", _KEYWORDS),
+    (r"\.numpy\(\) is not supported", "forward leaves torch: it turns values of the batch into a NumPy array"),
     (r"quantized", "a quantized module cannot be captured; share the float module, and quantize what share returns"),
 )
+
+
+_NO_REASON = "torch.export cannot capture it"
 
 
 def _explain_failure(error: Exception) -> Refused:
     text = str(error)
     reason = next(
-        (why for pattern, why in _KNOWN_FAILURES if re.search(pattern, text)), "torch.export cannot capture it"
+        (why for pattern, why in _KNOWN_FAILURES if re.search(pattern, text)), _NO_REASON
     )
     first = next((line.strip() for line in text.splitlines() if line.strip()), type(error).__name__)
     return Refused(f"{reason}: {first[:300]}", node="torch.export", source=_line_in_message(text) or _line_of(error))
@@ -217,7 +227,6 @@ def _read(
     module: nn.Module,
     rows: int | None,
     fixed_because: str,
-    assertions: tuple[str, ...],
 ) -> Captured:
     signature = program.graph_signature
     if signature.buffers_to_mutate or signature.user_inputs_to_mutate:
@@ -255,7 +264,7 @@ def _read(
     batch = _batch_symbol(placeholders, by_name) if rows is None else rows
     nodes = tuple(n for n in program.graph.nodes if n.op == "call_function")
     outputs, spec = tuple(output.args[0]), program.call_spec.out_spec
-    return Captured(nodes, tensors, by_name, outputs, spec, batch, program, fixed_because, assertions)
+    return Captured(nodes, tensors, by_name, outputs, spec, batch, program, fixed_because)
 
 
 def _batch_symbol(placeholders: list[fx.Node], by_name: dict[str, str]) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 
 from depthrank.errors import SharingError
 from depthrank.sharing import measured
+from depthrank.sharing.assumptions import Observed, check_tried
 from depthrank.sharing.capture import capture
 from depthrank.sharing.compiler import NormalForm, build_program, read_normal_form
 from depthrank.sharing.inputs import ModuleInputs, Sides, read_example, split_pairs, split_sides
@@ -21,6 +23,7 @@ from depthrank.sharing.refusal import Faulty, Refused
 from depthrank.sharing.report import Report, make_report
 from depthrank.sharing.shared import Shared
 from depthrank.sharing.sharer import Options
+from depthrank.sharing.tracing import running_line
 from depthrank.sharing.verify import (
     CASES,
     Differs,
@@ -35,6 +38,8 @@ from depthrank.sharing.verify import (
     tolerance,
     without_fused_encoder,
 )
+
+_MOST_SINGLE_ROWS = 32
 
 
 def share(
@@ -77,6 +82,7 @@ def share(
         shared = own.shared(options, check_inputs)
     except (Differs, Faulty) as fault:
         own.refuse_fused_encoder(options, check_inputs)
+        own.refuse_assumptions(fault)
         shared = own.with_hoisting_alone(options, check_inputs, fault)
     if timed:
         own.choose_by_the_clock(shared, candidates)
@@ -139,6 +145,17 @@ class _Job:
             "nn.TransformerEncoder",
         )
 
+    def refuse_assumptions(self, fault: SharingError) -> None:
+        """Raises ``Refused`` for a model that differs and of which something was taken for granted."""
+        assumed = self.form.captured.assumed
+        if assumed and isinstance(fault, Differs):
+            raise Refused(
+                "a branch or an order of rows depends on the values of the batch, and taken for granted it changes "
+                "scores (control flow on values, or rows that are sorted and not put back)",
+                "a branch or a sort over the batch",
+                next(iter(assumed)),
+            ) from fault
+
     def choose_by_the_clock(self, shared: Shared, candidates: int) -> None:
         """Calls run the form that is faster here, where the estimate leaves that open."""
         report = shared.report
@@ -182,12 +199,17 @@ def _verify(
         index = draw.request_of_candidate
         return tensors_of(shared.score(shared.encode(draw.request), draw.candidate, index))
 
-    with torch.no_grad():
+    captured = form.captured
+    if captured.assumed or captured.picks_rows:
+        draws += _row_by_row(inputs, sides)
+    observed = Observed(running_line) if captured.assumed else contextlib.nullcontext()
+    with torch.no_grad(), observed:
         equality = check_equal(run, module, inputs, sides, draws, rows_lead(form), tolerance(form.graph))
+    if isinstance(observed, Observed):
+        check_tried(captured.assumed, observed)
     report.checks.append(f"equal to the original within {equality.worst:.1e} in {equality.compared} draws")
     report.checks.append("rows of the original do not depend on each other")
     report.notes += [f"not checked on {skipped}" for skipped in equality.skipped]
-    captured = form.captured
     if captured.assertions:
         report.notes.append(f"assertions on values are not checked by the shared form: {list(captured.assertions)}")
     if captured.fixed_because:
@@ -205,6 +227,16 @@ def _verify(
         report.notes.append(f"not checked in double precision: {str(error).splitlines()[0]}")
         return
     report.checks.append(f"algebra equal within {exact:.1e} in double precision")
+
+
+def _row_by_row(inputs: ModuleInputs, sides: Sides) -> list[Draw]:
+    """Every row of the example alone, so that masks which pick nothing are met."""
+    request, candidate = split_pairs(sides, inputs.example)
+    device = next(iter(inputs.example.values())).device
+    index = torch.zeros(1, dtype=torch.int64, device=device)
+    rows = range(min(next(iter(inputs.example.values())).shape[0], _MOST_SINGLE_ROWS))
+    one = [({n: t[k : k + 1] for n, t in side.items()} for side in (request, candidate)) for k in rows]
+    return [Draw(r, c, index, f"row {k} of the example alone") for k, (r, c) in zip(rows, one)]
 
 
 def _user_draw(module: nn.Module, inputs: ModuleInputs, sides: Sides, example: Any) -> Draw:

@@ -97,6 +97,16 @@ ROW_WISE = frozenset(
         "aten.fft_hfft.default",
         "aten.fft_ihfft.default",
         "aten.select.int",
+        "aten.logcumsumexp.default",
+        "aten.scatter_reduce.two",
+        "aten.linalg_matrix_exp.default",
+        "aten.conv_transpose1d.default",
+        "aten.conv_transpose2d.input",
+        "aten.upsample_linear1d.vec",
+        "aten.upsample_nearest1d.vec",
+        "aten.upsample_nearest2d.vec",
+        "aten.upsample_bilinear2d.vec",
+        "aten.upsample_bicubic2d.vec",
         "aten.complex.default",
         "aten.polar.default",
         "aten.real.default",
@@ -126,6 +136,14 @@ MULTI_OUTPUT = frozenset(
         "aten.adaptive_max_pool1d.default",
         "aten.adaptive_max_pool2d.default",
         "aten.max_pool1d_with_indices.default",
+        "aten.linalg_inv_ex.default",
+        "aten.linalg_cholesky_ex.default",
+        "aten.linalg_qr.default",
+        "aten._linalg_det.default",
+        "aten._linalg_slogdet.default",
+        "aten._linalg_eigh.default",
+        "aten._linalg_svd.default",
+        "aten._linalg_solve_ex.default",
     ]
 )
 _ATEN_NAME = re.compile(r"aten\.([a-z_0-9]+)\.([A-Za-z_0-9]+)")
@@ -335,7 +353,7 @@ _WINDOWS = {"1d": 2, "2d": 3, "3d": 4}
 
 def _extra_axes(node: Node) -> int:
     """Axes that an operator on windows has before its channels: they were folded with the batch."""
-    kind = re.search(r"aten\.(?:conv|(?:adaptive_)?(?:max|avg)_pool)(\dd)", node.op)
+    kind = re.search(r"aten\.(?:conv(?:_transpose)?|upsample_[a-z]+|(?:adaptive_)?(?:max|avg)_pool)(\dd)", node.op)
     return len(node.args[0].dims) - _WINDOWS[kind[1]] if kind and node.args[0].batched else 0
 
 
@@ -444,6 +462,8 @@ def _flops(node: Node) -> Any:
     if node.op.startswith(("aten.conv1d.", "aten.conv2d.", "aten.conv3d.")):
         weight = node.args[1]
         return 2 * product(node.dims) * product(weight.dims[1:])
+    if node.op.startswith("aten.conv_transpose"):
+        return 2 * product(node.args[0].dims) * product(node.args[1].dims[1:])
     return 0
 
 

@@ -22,6 +22,7 @@ from torch.utils._python_dispatch import _disable_current_modes
 
 from depthrank.sharing.masked_rows import MaskedRows
 from depthrank.sharing.packed import NOT_MINE, PackedSequences
+from depthrank.sharing.sorted_rows import sorted_rows
 
 _MOST_ELEMENTS = 1 << 20
 _UNKNOWABLE = ("rand", "bernoulli", "normal", "dropout", "multinomial", "uniform", "poisson", "empty", "exponential")
@@ -35,21 +36,37 @@ _NUMBERS: dict[Any, Callable[[Tensor], Any]] = {
     Tensor.is_nonzero: bool,
     torch.is_nonzero: bool,
 }
+_UNCHECKED: dict[Any, Callable[..., Any]] = {  # checks of values that a captured graph cannot hold
+    torch.linalg.inv: lambda *args: torch.linalg.inv_ex(*args)[0],
+    torch.linalg.cholesky: lambda *args, **kwargs: torch.linalg.cholesky_ex(*args, **kwargs)[0],
+    torch.linalg.solve: lambda *args, **kwargs: torch.linalg.solve_ex(*args, **kwargs)[0],
+}
+_UNCHECKED |= {f: _UNCHECKED[torch.linalg.inv] for f in (torch.inverse, Tensor.inverse)}
+_UNCHECKED |= {f: _UNCHECKED[torch.linalg.cholesky] for f in (torch.cholesky, Tensor.cholesky)}
 _MASKED_SELECT = (torch.masked_select, Tensor.masked_select)
+_OF_CONSTANTS = (torch.combinations, torch.unique, Tensor.unique, torch.bincount, Tensor.bincount, torch.cov)
 _NONZERO = (torch.nonzero, Tensor.nonzero, torch.argwhere, Tensor.argwhere, torch.where)
 
 
 class FixedMeaning(TorchFunctionMode):
-    """Active around ``torch.export.export``; ``assertions`` lists the lines whose assert on values was not traced."""
+    """Active around ``torch.export.export``; ``assertions`` lists the lines whose assert on values was not traced.
 
-    def __init__(self, module: nn.Module) -> None:
+    ``rows`` is the number of rows where it is fixed; ``assumed`` has the lines where a case was taken for granted.
+    """
+
+    def __init__(self, module: nn.Module, rows: int | None = None) -> None:
         super().__init__()
         self.module = module
+        self.rows = rows
         self.assertions: list[str] = []
+        self.assumed: dict[str, bool] = {}
         self.packed = PackedSequences(module)
-        self.masked = MaskedRows()
+        self.masked = MaskedRows(self._is_batch)
         self._real = dict(_constants(module))
         self._made: dict[int, tuple[Any, Any]] = {}  # id of a traced tensor -> (it, how it was made or None)
+
+    def _is_batch(self, size: Any) -> bool:
+        return isinstance(size, torch.SymInt) or (self.rows is not None and size == self.rows)
 
     def __enter__(self) -> FixedMeaning:
         self.packed.start()
@@ -65,11 +82,13 @@ class FixedMeaning(TorchFunctionMode):
         out = self.packed.answer(func, args, kwargs)
         if out is not NOT_MINE:
             return out
+        func = _UNCHECKED.get(func, func)
         answered, out = self._answer(func, args, kwargs)
         if answered:
             return out
         out = func(*args, **kwargs)
         self._remember(func, args, kwargs, out)
+        self.masked.follow(func, args, out)
         return out
 
     # ------------------------------------------------------------------------------------------------------- answers
@@ -80,7 +99,7 @@ class FixedMeaning(TorchFunctionMode):
             return (False, None) if real is None else _select(args[0], real)
         if func is Tensor.__getitem__:
             index = self._fixed_index(args[1])
-            return self.masked.read(args[0], args[1], _line) if index is None else (True, args[0][index])
+            return self.masked.read(args[0], args[1], running_line) if index is None else (True, args[0][index])
         if func is Tensor.__setitem__:
             index = self._fixed_index(args[1])
             if index is None:
@@ -93,17 +112,60 @@ class FixedMeaning(TorchFunctionMode):
             return True, None
         if func in _NONZERO and len(args) == 1 and isinstance(args[0], Tensor):
             real = self._known(args[0])
-            return (False, None) if real is None else (True, _traced(_evaluate(func, (real,), kwargs)))
-        if func in _NUMBERS and len(args) == 1:
-            real = self._known(args[0])
             if real is not None:
-                return True, _evaluate(_NUMBERS[func], (real,), {})
-            if func is Tensor.__bool__:
-                line = _assertion()
-                if line:
-                    self.assertions.append(line)
-                    return True, True
+                return True, _traced(_evaluate(func, (real,), kwargs))
+            places = self.masked.places(args[0], func is torch.where or kwargs.get("as_tuple", False))
+            return places is not None, places
+        if func in _NUMBERS and len(args) == 1:
+            return self._number(func, args[0])
+        if func in _OF_CONSTANTS and args and isinstance(args[0], Tensor):
+            real = self._known(args[0])
+            return (False, None) if real is None else (True, _traced(_evaluate(func, (real, *args[1:]), kwargs)))
+        in_order = sorted_rows(func, args, kwargs, self._is_batch)
+        if in_order is not None:
+            if self._recipe(args[0])[0] is not torch.arange:
+                self.assumed[running_line()] = False
+            return True, in_order
+        answered, out = self.masked.answer(func, args, kwargs, running_line)
+        if answered and func.__name__.endswith("_"):
+            self._forget(args[0])
+        return answered, out
+
+    def _number(self, func: Any, value: Any) -> tuple[bool, Any]:
+        """A Python number: of a constant; of an assertion; of a mask that is taken to pick something."""
+        real = self._known(value)
+        if real is not None:
+            return True, _evaluate(_NUMBERS[func], (real,), {})
+        if func is Tensor.__bool__:
+            line = _assertion()
+            if line:
+                self.assertions.append(line)
+                return True, True
+        if func in (Tensor.__bool__, Tensor.item, Tensor.is_nonzero, torch.is_nonzero):
+            mask, some = self._picks_something(value)
+            line = running_line()
+            if mask is not None and self.masked.assume_some(mask, line):
+                self.assumed[line] = some
+                return True, some
         return False, None
+
+    def _recipe(self, value: Any) -> tuple[Any, tuple[Any, ...]]:
+        """How a traced tensor was made: (function, arguments)."""
+        made = self._made.get(id(value), (None, None))[1] if isinstance(value, Tensor) else None
+        return (None, ()) if made is None else (made[0], made[1])
+
+    def _picks_something(self, value: Tensor) -> tuple[Tensor | None, bool]:
+        """The mask whose ``any()``, ``sum() > 0`` or ``sum() == 0`` this is, and what it is if the mask picks."""
+        func, args = self._recipe(value)
+        name = getattr(func, "__name__", "")
+        if name == "any" and len(args) == 1 and value.dtype == torch.bool:
+            return args[0], True
+        if name in ("__gt__", "gt", "__ne__", "ne", "__eq__", "eq") and len(args) == 2:
+            inner, counted = self._recipe(args[0])
+            is_count = getattr(inner, "__name__", "") in ("sum", "count_nonzero") and len(counted) == 1
+            if is_count and not isinstance(args[1], Tensor) and args[1] == 0:
+                return counted[0], "eq" not in name
+        return None, False
 
     def _fixed_index(self, index: Any) -> Any:
         """The index with every constant boolean mask replaced by the positions it picks; None if there is none."""
@@ -211,11 +273,11 @@ def _select(x: Tensor, mask: Tensor) -> tuple[bool, Any]:
 
 def _assertion() -> str:
     """The innermost line outside torch if it is an assert statement."""
-    line = _line()
+    line = running_line()
     return line if line.partition("  ")[2].startswith("assert ") else ""
 
 
-def _line() -> str:
+def running_line() -> str:
     """The innermost line outside torch and this room that is running."""
     frame: Any = sys._getframe(1)
     while frame is not None:

@@ -29,7 +29,10 @@ from depthrank.sharing.refusal import Refused
 
 TOLERANCE = 1e-5
 DOUBLE_TOLERANCE = 1e-9
-_NARROW = (torch.float32, torch.bfloat16, torch.float16)
+_WIDER = {
+    torch.float32: torch.float64, torch.bfloat16: torch.float64, torch.float16: torch.float64,
+    torch.complex64: torch.complex128,
+}  # fmt: skip
 CASES = ((1, 7), (3, 11), (1, 1), (4, 2))  # (requests, candidates)
 
 
@@ -228,10 +231,12 @@ class _Double(fx.Interpreter):
     """The captured graph with every single-precision number in double precision."""
 
     def call_function(self, target: Any, args: Any, kwargs: Any) -> Any:
-        widen = lambda v: torch.float64 if _is_narrow(v) else v  # noqa: E731
+        widen = lambda v: _WIDER[v] if _is_narrow(v) else v  # noqa: E731
         if target is torch.ops.aten.view.default:  # strides in double precision may be other ones
             target = torch.ops.aten.reshape.default
         run = super().call_function
+        if not tensors_of((args, kwargs)):  # made of numbers alone: as the model makes it
+            return _wide(run(target, args, kwargs))
         return _exact(lambda a: run(target, a, pytree.tree_map(widen, kwargs)), pytree.tree_map(widen, args))
 
 
@@ -239,7 +244,7 @@ def _wide(value: Any) -> Any:
     """Single precision becomes double: in tensors made from nothing, too."""
     if isinstance(value, (tuple, list)):
         return type(value)(_wide(v) for v in value)
-    return value.double() if isinstance(value, Tensor) and value.dtype in _NARROW else value
+    return value.to(_WIDER[value.dtype]) if isinstance(value, Tensor) and value.dtype in _WIDER else value
 
 
 def _exact(run: Callable[[Any], Any], args: Any) -> Any:
@@ -247,7 +252,7 @@ def _exact(run: Callable[[Any], Any], args: Any) -> Any:
     out = run(args)
     tensors = tensors_of(args)
     born_of_integers = bool(tensors) and not any(t.is_floating_point() or t.is_complex() for t in tensors)
-    if born_of_integers and any(t.dtype in _NARROW for t in tensors_of(out)):
+    if born_of_integers and any(t.dtype in _WIDER for t in tensors_of(out)):
         out = run(pytree.tree_map(lambda v: v.double() if isinstance(v, Tensor) else v, args))
     return _wide(out)
 
@@ -295,11 +300,11 @@ def _in_double(node: Any) -> Any:
         return node
     from dataclasses import replace
 
-    return replace(node, kwargs=tuple((k, torch.float64 if _is_narrow(v) else v) for k, v in node.kwargs))
+    return replace(node, kwargs=tuple((k, _WIDER[v] if _is_narrow(v) else v) for k, v in node.kwargs))
 
 
 def _is_narrow(value: Any) -> bool:
-    return isinstance(value, torch.dtype) and value in _NARROW
+    return isinstance(value, torch.dtype) and value in _WIDER
 
 
 def check_algebra(form: NormalForm, program: Program, sides: Sides, draws: Sequence[Draw]) -> float:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from depthrank.sharing.normal_form import (
     elementwise,
     lookups,
+    matrices,
     products,
     reductions,
     selection,
@@ -21,6 +22,7 @@ __all__ = [
     "lookups",
     "make_node",
     "make_nodes",
+    "matrices",
     "products",
     "reductions",
     "selection",

@@ -24,7 +24,7 @@ def own_part_of_flat_index(reader: Reader, x: Layout, index: Layout) -> Layout |
     if x.groups[0][:1] != (BATCH,) or len(x.groups[0]) < 2:
         return None
     size = x.size(0)
-    node = _plain(index.node)
+    node = plainly(index.node)
     if node.op != "aten.add.Tensor" or node.kwargs or not all(isinstance(a, Node) for a in node.args):
         return None
     for own, offset in (node.args, node.args[::-1]):
@@ -34,7 +34,7 @@ def own_part_of_flat_index(reader: Reader, x: Layout, index: Layout) -> Layout |
     return None
 
 
-def _plain(node: Node) -> Node:
+def plainly(node: Node) -> Node:
     while node.op in ("reshape", "expand", "permute"):
         node = node.args[0]
     return node
@@ -42,11 +42,11 @@ def _plain(node: Node) -> Node:
 
 def _is_offset(reader: Reader, node: Node, size: int) -> bool:
     """Is this the row number times ``size``?"""
-    node = _plain(node)
+    node = plainly(node)
     if node.op not in ("aten.mul.Tensor", "aten.mul.Scalar"):
         return False
     for numbers, factor in (node.args, node.args[::-1]):
-        if isinstance(numbers, Node) and is_row_numbers(_plain(numbers)):
+        if isinstance(numbers, Node) and is_row_numbers(plainly(numbers)):
             if isinstance(factor, Node):
                 return not factor.batched and bool((reader.constant_tensor(factor) == size).all())
             return bool(factor == size)
@@ -55,7 +55,7 @@ def _is_offset(reader: Reader, node: Node, size: int) -> bool:
 
 def _within(node: Node, size: int) -> bool:
     """Are these places along an axis of ``size`` entries?"""
-    node = _plain(node)
+    node = plainly(node)
     if node.op in _PLACES:
         return bool(node.args[0].dims[node.args[1]] == size)
     if node.op == "item" and node.args[1] == 1 and node.args[0].op in _WITH_PLACES:

@@ -17,6 +17,7 @@ from torch import fx
 
 from depthrank.sharing.ir import Graph, Node, Region, map_nodes, nodes_in
 from depthrank.sharing.layout import BATCH, Layout, Size, plain
+from depthrank.sharing.normal_form.batch_numbers import is_batch_number, of_batch_number
 from depthrank.sharing.normal_form.rows_one_by_one import (
     RowOf,
     is_row_numbers,
@@ -88,6 +89,8 @@ class Reader:
                 reason = f"the rule of {node.target} failed with {type(error).__name__}: {error}; {FAULT}"
                 raise Refused(reason, f"{node.name} = {node.target}", self.graph.source) from error
         outputs = [self._value(o) for o in self.captured.outputs]
+        for number in filter(is_batch_number, outputs):
+            of_batch_number("output", [number])
         if any(rows_in(outputs)):
             raise Refused("an output is one row of the batch", "the module's output")
         return outputs
@@ -127,6 +130,11 @@ class Reader:
         name = str(node.target)
         if name in _IGNORED:
             return None
+        if any(map(is_batch_number, args)):
+            shifted = of_batch_number(name, args)
+            if not isinstance(shifted, Layout):
+                return shifted
+            args[0] = shifted
         handler = RULES.get(name) or _by_tag(name)
         if handler is not None and any(rows_in([args, list(kwargs.values())])):
             return self._whole_again(args) or of_one_row(args, kwargs, partial(handler, self))

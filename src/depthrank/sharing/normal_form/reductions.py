@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from depthrank.sharing.layout import BATCH, Group, Layout, align, canonical, reshape
+from depthrank.sharing.normal_form.batch_numbers import BatchNumber
 from depthrank.sharing.normal_form.reader import Reader, rule
 
 
@@ -69,7 +70,9 @@ def extreme(reader: Reader, x: Layout, dim: Any = None, keepdim: bool = False) -
 
 
 @rule("aten.max.default", "aten.min.default")
-def extreme_of_all(reader: Reader, x: Layout) -> Layout:
+def extreme_of_all(reader: Reader, x: Layout) -> Layout | BatchNumber:
+    if x.batch_dim is not None:
+        return BatchNumber(f"{reader.name} over the batch dimension mixes rows of the batch")
     return _reduce(reader, x, list(range(x.rank)), False, reader.name.replace("max", "amax").replace("min", "amin"))
 
 
@@ -151,7 +154,7 @@ def softmax(reader: Reader, x: Layout, dim: int, *args: Any, **kwargs: Any) -> L
     return Layout(reader.node(op, [node, axis], node.dims, dtype), x.groups)
 
 
-@rule("aten.cumsum.default", "aten.cumprod.default", "aten.flip.default", "aten.roll.default")
+@rule("aten.cumsum.default", "aten.cumprod.default", "aten.logcumsumexp.default", "aten.flip.default", "aten.roll.default")
 def ordered(reader: Reader, x: Layout, *args: Any, **kwargs: Any) -> Layout:
     """Operators whose result depends on the order along a dimension."""
     words = reader.name.split(".")[1]
@@ -169,6 +172,8 @@ def ordered(reader: Reader, x: Layout, *args: Any, **kwargs: Any) -> Layout:
         node = reader.node(reader.name, [flat.node, list(shifts), axes], flat.node.dims, flat.node.dtype)
     elif words == "flip":
         node = reader.node(reader.name, [flat.node, axes], flat.node.dims, flat.node.dtype)
+    elif words == "logcumsumexp":
+        node = reader.node(reader.name, [flat.node, axes[0]], flat.node.dims, flat.node.dtype)
     else:
         dtype = reader.result_dtype()
         node = reader.node(reader.name, [flat.node, axes[0]], flat.node.dims, dtype, {"dtype": dtype})

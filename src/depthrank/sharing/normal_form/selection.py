@@ -189,6 +189,8 @@ def stack(reader: Reader, tensors: list[Layout], dim: int = 0) -> Layout:
 @rule("aten.index_select.default")
 def index_select(reader: Reader, x: Layout, dim: int, index: Layout) -> Layout:
     dim %= x.rank
+    if x.groups[dim] == (BATCH,) and is_row_numbers(index.node):
+        return x
     reader.forbid_batch(x, dim, "index_select along")
     if index.node.batched and not x.node.batched and x.batch_dim is None:
         return _index_one(reader, x, dim, index)

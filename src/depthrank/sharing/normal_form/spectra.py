@@ -22,6 +22,22 @@ def transform(reader: Reader, x: Layout, n: int | None = None, dim: int = -1, no
     return Layout(reader.node(reader.name, [flat.node, n, reader.axis(flat, dim), norm]), flat.groups)
 
 
+_NORMS = {True: ("backward", "ortho", "forward"), False: ("forward", "ortho", "backward")}  # by direction and number
+
+
+@rule("aten._fft_c2c.default")
+def transform_of_several(reader: Reader, x: Layout, dims: list[int], norm: int, forward: bool) -> Layout:
+    """A transform along several dimensions, one after the other."""
+    for d in dims:
+        reader.forbid_batch(x, d % x.rank, "a Fourier transform over")
+    flat = canonical(reader.graph, x)
+    node = flat.node
+    name = "aten.fft_fft.default" if forward else "aten.fft_ifft.default"
+    for d in dims:
+        node = reader.node(name, [node, None, reader.axis(flat, d % x.rank), _NORMS[forward][norm]])
+    return Layout(node, flat.groups)
+
+
 @rule("aten.view_as_complex.default")
 def as_complex(reader: Reader, x: Layout) -> Layout:
     reader.forbid_batch(x, x.rank - 1, "a complex view over")

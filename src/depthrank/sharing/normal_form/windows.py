@@ -24,10 +24,17 @@ from depthrank.sharing.normal_form.reader import Reader, rule
     "aten.avg_pool2d.default",
     "aten.adaptive_avg_pool1d.default",
     "aten.adaptive_avg_pool2d.default",
+    "aten.conv_transpose1d.default",
+    "aten.conv_transpose2d.input",
+    "aten.upsample_linear1d.vec",
+    "aten.upsample_nearest1d.vec",
+    "aten.upsample_nearest2d.vec",
+    "aten.upsample_bilinear2d.vec",
+    "aten.upsample_bicubic2d.vec",
 )
 def windows(reader: Reader, x: Layout, *args: Any, **kwargs: Any) -> Layout:
-    """Convolution and pooling of [B, C, ...]: each row on its own."""
-    if "conv" in reader.name and _reads_one_place(*args):
+    """Convolution, pooling and interpolation of [B, C, ...]: each row on its own."""
+    if reader.name.startswith(("aten.conv1d", "aten.conv2d", "aten.conv3d")) and _reads_one_place(*args):
         return _by_channels(reader, x, *args[:2])
     flat = _rows_first(reader, x)
     node = reader.node(reader.name, [flat.node, *_constants(reader, args)], kwargs=kwargs)

@@ -6,8 +6,11 @@ from typing import Any
 
 import torch
 
+from depthrank.sharing.ir import Node, product
 from depthrank.sharing.layout import BATCH, Layout, align, canonical, plain, reshape
+from depthrank.sharing.normal_form.flat_index import plainly
 from depthrank.sharing.normal_form.reader import Reader, RowCount, rule
+from depthrank.sharing.normal_form.rows_one_by_one import is_row_numbers
 from depthrank.sharing.normal_form.selection import cast_node, cut, first_entry, joined
 
 
@@ -73,16 +76,21 @@ def select_scatter(reader: Reader, x: Layout, source: Layout, dim: int, index: i
 def index_put(
     reader: Reader, x: Layout, indices: list[Layout | None], values: Layout, accumulate: bool = False
 ) -> Layout:
-    """x[mask] = number, as a choice; x[:, positions] = values for constant positions; no other indexed write."""
+    """x[mask] = number; x[:, positions] = values for constant positions; x[arange(B), own] = values; += for these."""
     named = [(d, i) for d, i in enumerate(indices) if i is not None]
-    if len(named) == 1 and not named[0][1].node.batched and named[0][1].node.dtype != torch.bool and not accumulate:
+    if len(named) == 1 and not named[0][1].node.batched and named[0][1].node.dtype != torch.bool:
         dim, index = named[0]
         if index.rank != 1:
             reader.refuse("a write at positions that form a matrix has no rule for sharing")
-        return _put(reader, x, dim, [int(p) % x.size(dim) for p in reader.constant_tensor(index.node)], values)
+        positions = [int(p) % x.size(dim) for p in reader.constant_tensor(index.node)]
+        if accumulate:
+            return _added(reader, x, dim, positions, values)
+        return _put(reader, x, dim, positions, values)
+    if [d for d, _ in named] == [0, 1] and x.groups[0] == (BATCH,) and is_row_numbers(plainly(named[0][1].node)):
+        return _put_in_own_row(reader, x, named[1][1], values, accumulate)
     mask = indices[0]
     if len(indices) != 1 or mask is None or mask.node.dtype != torch.bool or accumulate or values.node.numel != 1:
-        reader.refuse("an indexed write other than x[mask] = number has no rule for sharing")
+        reader.refuse("a write to entries that an index picks over the batch has no rule for sharing")
     mask = Layout(mask.node, (*mask.groups, *([()] * (x.rank - mask.rank))))
     number = plain(reshape(reader.graph, values.node, [])) if not values.node.batched else values
     number = Layout(number.node, tuple(() for _ in range(x.rank))) if not number.node.batched else number
@@ -113,8 +121,57 @@ def _put(reader: Reader, x: Layout, dim: int, positions: list[int], values: Layo
     return Layout(reader.node("take", [both.node, reader.axis(both, dim), taken]), both.groups)
 
 
-@rule("aten.scatter.src", "aten.scatter.value", "aten.scatter_add.default")
-def scatter(reader: Reader, x: Layout, dim: int, index: Layout, source: Any) -> Layout:
+def _added(reader: Reader, x: Layout, dim: int, positions: list[int], values: Layout) -> Layout:
+    """x with values added at constant positions, of which some may come more than once."""
+    rounds: list[list[int]] = []  # places among the values, every position at most once in a round
+    for k, p in enumerate(positions):
+        own = next((r for r in rounds if p not in (positions[j] for j in r)), None)
+        if own is None:
+            rounds.append(own := [])
+        own.append(k)
+    nothing = reader.graph.literal(torch.zeros(x.node.dims, dtype=x.node.dtype))
+    out = x
+    for own in rounds:
+        some = values if len(own) == len(positions) else joined(reader, [cut(reader, values, dim, k, 1) for k in own], dim)
+        more = _put(reader, Layout(nothing, x.groups), dim, [positions[k] for k in own], some)
+        nodes, groups, dims = align(reader.graph, [out, more])
+        out = Layout(reader.node("aten.add.Tensor", nodes, dims, x.node.dtype), groups)
+    return out
+
+
+def _put_in_own_row(reader: Reader, x: Layout, own: Layout, values: Layout, accumulate: bool) -> Layout:
+    """x[arange(B), own] = values or += values, as a scatter along dimension 1."""
+    if own.batch_dim != 0 or own.rank > 2:
+        reader.refuse("a write whose rows and positions lie differently over the batch has no rule for sharing")
+    flat, index = canonical(reader.graph, x), canonical(reader.graph, own)
+    count, rest = index.node.numel, flat.node.dims[1:]
+    index_node = reshape(reader.graph, index.node, [count, *([1] * len(rest))])
+    wrapped = reader.node("aten.remainder.Scalar", [index_node, x.size(1)])
+    wide = reader.node("expand", [wrapped, [count, *rest]], [count, *rest])
+    source = values
+    if values.batch_dim is None or not values.node.batched:
+        zero = reader.node("aten.mul.Scalar", [wrapped, 0])
+        zero = reader.node("aten._to_copy.default", [zero], zero.dims, x.node.dtype, {"dtype": x.node.dtype})
+        lead = Layout(zero, ((BATCH,), *((k,) for k in range(len(zero.dims)))))
+        nodes, groups, dims = align(reader.graph, [lead, Layout(values.node, values.groups)])
+        source = Layout(reader.node("aten.add.Tensor", nodes, dims, x.node.dtype), groups)
+    node = cast_node(reader, canonical(reader.graph, source).node, x.node.dtype)
+    node = reshape(reader.graph, node, [count, *rest]) if node.numel == count * product(rest) else node
+    full = node if node.dims == (count, *rest) else reader.node("expand", [node, [count, *rest]], [count, *rest])
+    op = "aten.scatter_add.default" if accumulate else "aten.scatter.src"
+    base = flat.node if flat.node.batched else _with_rows(reader, flat.node, wide)
+    return Layout(reader.node(op, [base, -len(flat.node.dims), wide, full], base.dims, x.node.dtype), flat.groups)
+
+
+def _with_rows(reader: Reader, constant: Node, rows: Node) -> Node:
+    """A constant with the rows of another value, so that they can be written apart."""
+    zero = reader.node("aten.mul.Scalar", [first_entry(reader, plain(rows)), 0])
+    zero = reader.node("aten._to_copy.default", [zero], zero.dims, constant.dtype, {"dtype": constant.dtype})
+    return reader.node("aten.add.Tensor", [reshape(reader.graph, zero, [1] * len(constant.dims)), constant])
+
+
+@rule("aten.scatter.src", "aten.scatter.value", "aten.scatter_add.default", "aten.scatter_reduce.two")
+def scatter(reader: Reader, x: Layout, dim: int, index: Layout, source: Any, *how: Any, **kwargs: Any) -> Layout:
     dim %= x.rank
     reader.forbid_batch(x, dim, "scatter along")
     layouts = [x, index] + ([source] if isinstance(source, Layout) else [])
@@ -123,9 +180,8 @@ def scatter(reader: Reader, x: Layout, dim: int, index: Layout, source: Any) -> 
     flats = [canonical(reader.graph, y) for y in layouts]
     base = flats[0].node
     if not base.batched and flats[1].node.batched:
-        zero = reader.node("aten.mul.Scalar", [first_entry(reader, flats[1]), 0])
-        zero = reader.node("aten._to_copy.default", [zero], zero.dims, base.dtype, {"dtype": base.dtype})
-        base = reader.node("aten.add.Tensor", [reshape(reader.graph, zero, [1] * len(base.dims)), base])
+        base = _with_rows(reader, base, flats[1].node)
     last = flats[2].node if isinstance(source, Layout) else source
-    node = reader.node(reader.name, [base, reader.axis(flats[0], dim), flats[1].node, last], base.dims, x.node.dtype)
+    args = [base, reader.axis(flats[0], dim), flats[1].node, last, *how]
+    node = reader.node(reader.name, args, base.dims, x.node.dtype, kwargs)
     return Layout(node, flats[0].groups)

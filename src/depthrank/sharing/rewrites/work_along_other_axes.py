@@ -15,6 +15,7 @@ _ALONG_ONE_AXIS = (
     "aten.log_softmax.int",
     "aten.cumsum.default",
     "aten.cumprod.default",
+    "aten.logcumsumexp.default",
 )
 
 
