@@ -8,7 +8,8 @@ not the last digit), and judged on the test day: AUC of click and long view by l
 (``kuairand_slates.py``) recall@k, the share of the deepest level's first ten that the router has among its first k.
 
 - ``together``: task loss at every exit, distillation from the deepest (the recipe); ``no distillation``; ``survival``:
-  with the survival loss at widths 50 and 100.
+  with the survival loss at widths 50 and 100, which cuts nothing off where a request shows some ten videos;
+  ``unlabelled`` puts fifty items of the catalogue beside what was shown, for a fifth of the requests.
 - ``apart``: the router trained alone, and the deepest level trained without the router's exit; recall@k is of one
   model's order inside the other's. Serving costs the same as together; CPU seconds of training are given: apart pays
   for both.
@@ -57,6 +58,10 @@ VARIANTS: dict[str, Callable[[Plain], None]] = {
     "together": all_of(),
     "no distillation": with_training(distillation=0.0),
     "survival": with_training(survival=0.5, survival_widths=[50, 100]),
+    "unlabelled": with_training(unlabelled=50, unlabelled_share=0.2, distillation=1.0),
+    "unlabelled and survival": with_training(
+        unlabelled=50, unlabelled_share=0.2, distillation=1.0, survival=0.5, survival_widths=[15, 30]
+    ),
     ROUTER: with_model(levels=0),
     DEEPEST: with_training(exits="deepest", distillation=0.0),
     "skipping": with_model(layer_skipping=0.3),

@@ -58,3 +58,13 @@ def test_rows_differ_between_versions_where_they_were_encoded_in_between(version
     items.upsert(5, 701)
     snapshot = items.store.snapshot()
     assert snapshot.differs(np.array([3, 4, 5]), version).tolist() == [version < 1, False, version < 2]
+
+
+@pytest.mark.parametrize("rows", [1, 2, 3, 9])
+def test_an_item_encoded_alone_is_the_one_encoded_among_all(rows):
+    store = Items(MODEL).store
+    whole = store.encode(np.arange(NUM_ITEMS))
+    for first in range(NUM_ITEMS - rows):
+        alone = store.encode(np.arange(first, first + rows))
+        for one, among in zip(alone.parts(), whole.parts(), strict=True):
+            assert torch.equal(one, among[first : first + rows])

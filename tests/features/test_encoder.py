@@ -267,7 +267,7 @@ def test_a_saved_encoder_gives_the_same_bits(world: World, tmp_path: Path) -> No
 
 
 class EmptyLog:
-    def scan(self, after: int = -1, until: int | None = None) -> Any:
+    def scan(self, after: int = -1, until: int | None = None, batch_size: int = 65_536) -> Any:
         return iter(())
 
 

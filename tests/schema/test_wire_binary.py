@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from depthrank.errors import RequestError
 from depthrank.schema import Limits, Request
-from depthrank.schema.request import Answer, Degraded, RankedItem
+from depthrank.schema.request import Answer, Degraded, RankedItem, Spent
 from depthrank.schema.wire import (
     MalformedBodyError,
     TooLargeError,
@@ -253,3 +253,11 @@ def test_an_answer_is_the_same_in_both_forms() -> None:
     items = [RankedItem("a", 0.25, {"click": 0.5}, 1)]
     answer = Answer("id", "model", items, [1], [1], {"total": 1.0}, Degraded(True, ["late"]))
     assert msgspec.msgpack.decode(encode_answer_msgpack(answer)) == msgspec.json.decode(encode_answer(answer))
+
+
+def test_what_is_for_the_house_reaches_no_client() -> None:
+    answer = Answer("id", "model", [], [1], [1], {"total": 1.0}, Degraded())
+    answer.record, answer.spent = {"a": 1}, Spent(1.0, 1.0, 0, True)
+    for told in (msgspec.msgpack.decode(encode_answer_msgpack(answer)), msgspec.json.decode(encode_answer(answer))):
+        assert not {"record", "spent"} & told.keys() and told["model"] == "model"
+    assert answer.spent != msgspec.UNSET, "the house still has it"

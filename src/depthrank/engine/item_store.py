@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from depthrank.catalogue import Catalogue
+from depthrank.engine.call_size import filled
 from depthrank.features import FeatureEncoder
 from depthrank.model import ElasticRanker, ItemSide
 
@@ -155,11 +156,13 @@ class ItemStore:
     @torch.inference_mode(False)
     @torch.no_grad()
     def _encode(self, rows: NDArray[np.int64], model: ElasticRanker, pieces: Pieces) -> ItemSide:
+        """Rows are filled up to sizes of calls: products of one to three rows take other kernels, with other bits."""
         parts = []
         for piece in pieces(rows):
-            encoded = self._encoder.encode_items(self._items, piece)
-            parts.append(model.encode_items(torch.from_numpy(encoded.ids), torch.from_numpy(encoded.floats)))
-        return ItemSide(*(torch.cat(same) for same in zip(*(p.parts() for p in parts), strict=True)))
+            encoded = self._encoder.encode_items(self._items, filled(piece))
+            side = model.encode_items(torch.from_numpy(encoded.ids), torch.from_numpy(encoded.floats))
+            parts.append([part[: piece.size] for part in side.parts()])
+        return ItemSide(*(torch.cat(same) for same in zip(*parts, strict=True)))
 
 
 class ItemSnapshot:

@@ -29,12 +29,13 @@ from depthrank.features.snapshot_cache import SnapshotCache
 from depthrank.schema import Spec
 
 Int64 = NDArray[np.int64]
+BATCH_EVENTS = 8_192  # a version that loads beside requests holds the interpreter's lock for a batch's longest step
 
 
 class Scannable(Protocol):
     """What is read of an event log."""
 
-    def scan(self, after: int = -1, until: int | None = None) -> Iterator[EventBatch]: ...
+    def scan(self, after: int = -1, until: int | None = None, *, batch_size: int = ...) -> Iterator[EventBatch]: ...
 
 
 class Counters:
@@ -70,7 +71,7 @@ class Counters:
         if not self.tables:
             return 0
         read = 0
-        for batch in log.scan(after=self.log_position, until=until):
+        for batch in log.scan(after=self.log_position, until=until, batch_size=BATCH_EVENTS):
             self.append(batch)
             read += len(batch)
         return read

@@ -71,7 +71,9 @@ class ElasticRanker(nn.Module):
             "small_tables": config.small_tables,
         }
         self.item_features = FeatureTokens(config.item, num_tokens=config.item_tokens, **sizes)
-        self.request_features = FeatureTokens(config.request, num_tokens=config.request_tokens, linear=RowLinear, **sizes)
+        self.request_features = FeatureTokens(
+            config.request, num_tokens=config.request_tokens, linear=RowLinear, **sizes
+        )
         self.candidate_features = FeatureTokens(config.candidate, num_tokens=config.candidate_tokens, **sizes)
         self.item_vector = nn.Linear(config.item_tokens * width, width, bias=False)
         self.item_mlp = SwiGLU(config.item_tokens * width, 2 * width, width)
@@ -214,7 +216,7 @@ class ElasticRanker(nn.Module):
             return [routed_NK] * self.config.num_levels
         logits = [routed_NK]
         state = self.start(items, candidates)
-        layout = CandidateLayout(candidates.request_of_candidate_N, seen.num_requests)
+        layout = CandidateLayout.in_short_rows(candidates.request_of_candidate_N, seen.num_requests)
         for level in range(1, self.config.num_levels):
             before = logits[-1].detach()
             refined, state = self.refine(level, seen, state, candidates.request_of_candidate_N, before, layout)

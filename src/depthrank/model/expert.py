@@ -173,9 +173,10 @@ class Expert(nn.Module):
             added_ND, added_NK = self.transitions(candidates.signals_NF)
             x_ND = x_ND + added_ND
         x_RCD = layout.pad(x_ND)
+        rows = view if layout.request_of_row_Q is None else view.select(layout.request_of_row_Q)
         for layer, attention in list(zip(self.reads, self.attention, strict=True))[:num_reads]:
-            keys, values = view.keys_values(layer)
-            x_RCD = attention(x_RCD, keys, values, view.age_RP, view.visible_RP, view.length_R)
+            keys, values = rows.keys_values(layer)
+            x_RCD = attention(x_RCD, keys, values, rows.age_RP, rows.visible_RP, rows.length_R)
         x_ND = layout.unpad(x_RCD)
         pooled_ND = self._interact(x_ND, candidates, view, request_of_candidate_N)
         pooled_ND = pooled_ND + self.dropout(self.head_mlp(self.head_norm(pooled_ND)))

@@ -117,8 +117,17 @@ class CandidateInputs:
         return cls(*(torch.cat([getattr(part, name) for part in parts]) for name in names))
 
 
+SHORT_ROWS_PAY = 0.7  # of the slots of one row a request, and below: gathering keys and values again costs too
+
+
 class CandidateLayout:
-    """Flat candidates [N, ...] <-> one padded row of slots a request [R, C, ...]; a view where R == 1."""
+    """Flat candidates [N, ...] <-> one padded row of slots a request [R, C, ...]; a view where R == 1.
+
+    ``request_of_row_Q``: which request each row is of where long requests have several (``in_short_rows``), else None;
+    ``num_requests`` are rows then.
+    """
+
+    request_of_row_Q: Tensor | None = None
 
     def __init__(self, request_of_candidate_N: Tensor, num_requests: int) -> None:
         self.num_requests = num_requests
@@ -131,6 +140,28 @@ class CandidateLayout:
         self.num_slots = int(count_R.max()) if self.num_candidates else 0
         slot_N = torch.arange(self.num_candidates, device=first_R.device) - first_R[request_of_candidate_N]
         self.index_N = request_of_candidate_N * self.num_slots + slot_N
+
+    @classmethod
+    def in_short_rows(cls, request_of_candidate_N: Tensor, num_requests: int) -> CandidateLayout:
+        """A layout in which few long requests do not widen the rows of all others: they take several rows."""
+        layout = cls(request_of_candidate_N, num_requests)
+        if num_requests == 1 or not layout.num_candidates:
+            return layout
+        count_R = torch.bincount(request_of_candidate_N, minlength=num_requests)
+        widths_W = count_R.unique()  # type: ignore[no-untyped-call]
+        widths_W = widths_W[widths_W > 0]
+        slots_W = (-(-count_R // widths_W.unsqueeze(1))).sum(1) * widths_W
+        best = int(slots_W.argmin())
+        if int(slots_W[best]) > SHORT_ROWS_PAY * num_requests * layout.num_slots:
+            return layout
+        width = int(widths_W[best])
+        rows_R = -(-count_R // width)
+        place_N = layout.index_N % layout.num_slots
+        row_N = (rows_R.cumsum(0) - rows_R)[request_of_candidate_N] + place_N // width
+        layout.request_of_row_Q = torch.repeat_interleave(torch.arange(num_requests, device=rows_R.device), rows_R)
+        layout.num_requests, layout.num_slots = int(rows_R.sum()), width
+        layout.index_N = row_N * width + place_N % width
+        return layout
 
     def pad(self, x_ND: Tensor) -> Tensor:
         """[N, D] -> [R, C, D], zeros in unused slots."""

@@ -1,8 +1,7 @@
 """A linear map that is also quick for a single row: the request side of a served request is one.
 
-With ``torch.set_float32_matmul_precision("medium")`` a product goes through oneDNN, which pays for many rows; of one row
-it takes four to six times as long as a product of elements and a sum (seven of them were a tenth of a request by the
-router alone: docs/log.md).
+With ``torch.set_float32_matmul_precision("medium")`` a product goes through oneDNN, which pays for many rows; of one
+row it takes two to four times as long as a product of elements and a sum (docs/log.md).
 """
 
 from __future__ import annotations

@@ -73,8 +73,8 @@ class _Part:
         self.observed += 1
 
     def _forget(self, seen: Vector, known: float) -> None:
-        """What was seen leaves the covariance, which then grows, as what was learned becomes old. Of a symmetric matrix,
-        written out: three parts learn from every request, in loops that took a fiftieth of its time."""
+        """What was seen leaves the covariance, which then grows, as what was learned becomes old. The matrix is
+        symmetric and written out: three parts learn from every request."""
         (aa, ab, ac), (_, bb, bc), (_, _, cc) = self.covariance
         a, b, c = seen
         aa, ab, ac = aa - a * a / known, ab - a * b / known, ac - a * c / known

@@ -180,6 +180,7 @@ def is_pointwise(name: str) -> bool:
         "aten.where.ScalarSelf",
     )
     extra += ("aten.where.Scalar", "aten.log_sigmoid.default", "aten._prelu_kernel.default")
+    extra += ("aten.complex.default", "aten.polar.default", "aten.real.default", "aten.imag.default")
     return op is not None and (name in extra or torch.Tag.pointwise in getattr(op, "tags", ()))
 
 

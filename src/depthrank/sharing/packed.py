@@ -3,8 +3,9 @@
 ``pack_padded_sequence`` sorts the batch by length and lays it out step by step, so its sizes depend on values and
 torch.export cannot follow. What it means is fixed, row by row: a recurrent net runs from the first to the last valid
 step of each row (the other way round in its second direction), and ``pad_packed_sequence`` fills the rest. So, while a
-module is traced, the data of a packed sequence is the padded tensor [B, L, F] itself and ``batch_sizes`` stands for the
-lengths; the nets of the module run layer by layer over that.
+module is traced, the data of a packed sequence is the padded tensor step by step, [L * B, F], as if every row had every
+step, and ``batch_sizes`` stands for the lengths; the nets of the module run layer by layer over that. A loop of the
+module's own over ``batch_sizes`` (the AUGRU of DIEN) then takes every step for all rows.
 
 Letters: B rows, L steps, F features, H hidden units, K layers x directions.
 """
@@ -47,32 +48,43 @@ class PackedSequences:
             return self._pack(*args)
         if name == "_pad_packed_sequence" and id(args[1]) in self._lengths:
             return self._pad(*args)
+        if name in ("unbind", "tolist", "__getitem__") and id(args[0]) in self._lengths:
+            return self._rows_at(args[0], name, args[1:])
         if name not in ("sort", "index_select", "__getitem__", "scatter_"):
             return NOT_MINE
         code = _packing()
         if code is _PACK and name == "sort":
-            return args[0], args[0]
+            return args[0], torch.arange(args[0].shape[0])
         if code in (_PACK, _PAD) and name in ("index_select", "__getitem__"):
             return args[0]
         if code is _INVERT and name == "scatter_":
-            return args[0]
+            return args[2]
         return NOT_MINE
 
     def _pack(self, x: Tensor, lengths: Tensor, batch_first: bool) -> tuple[Tensor, Tensor]:
-        data_BLF = x if batch_first else x.transpose(0, 1)
-        stand_in = lengths.new_empty(data_BLF.shape[1])
+        steps_LBF = x.transpose(0, 1) if batch_first else x
+        stand_in = lengths.new_empty(steps_LBF.shape[0])
         self._lengths[id(stand_in)] = (stand_in, lengths)
-        return data_BLF, stand_in
+        return steps_LBF.flatten(0, 1), stand_in
+
+    def _rows_at(self, stand_in: Tensor, name: str, index: tuple[Any, ...]) -> Any:
+        """How many rows have a step: all of them, at every step."""
+        rows: Any = self._lengths[id(stand_in)][1].shape[0]
+        if name == "__getitem__":
+            return rows if isinstance(index[0], int) else NOT_MINE
+        return [rows] * stand_in.shape[0]
 
     def _pad(
-        self, data_BLF: Tensor, batch_sizes: Tensor, batch_first: bool, padding: float, total: int
+        self, data: Tensor, batch_sizes: Tensor, batch_first: bool, padding: float, total: int
     ) -> tuple[Tensor, Tensor]:
         lengths = self._lengths[id(batch_sizes)][1]
+        data_BLF = _by_row(data, batch_sizes)
         num_steps = data_BLF.shape[1]
         valid = torch.arange(num_steps) < lengths.unsqueeze(1)
-        out = data_BLF.masked_fill(~valid.unsqueeze(-1), padding)
+        out = data_BLF.masked_fill(~valid.reshape(*valid.shape, *([1] * (data_BLF.dim() - 2))), padding)
         if total > num_steps:
-            out = nn.functional.pad(out, (0, 0, 0, total - num_steps), value=padding)
+            wide = (0, 0) * (out.dim() - 2) + (0, total - num_steps)
+            out = nn.functional.pad(out, wide, value=padding)
         return out if batch_first else out.transpose(0, 1), lengths
 
     def _forward(self, net: nn.RNNBase, own: Callable[..., Any]) -> Callable[..., Any]:
@@ -81,10 +93,15 @@ class PackedSequences:
         def forward(x: Any, hx: Any = None) -> Any:
             if not isinstance(x, rnn.PackedSequence) or id(x.batch_sizes) not in self._lengths:
                 return own(x) if hx is None else own(x, hx)
-            out, last = _run(net, x.data, self._lengths[id(x.batch_sizes)][1], hx)
-            return rnn.PackedSequence(out, *x[1:]), last
+            out, last = _run(net, _by_row(x.data, x.batch_sizes), self._lengths[id(x.batch_sizes)][1], hx)
+            return rnn.PackedSequence(out.transpose(0, 1).flatten(0, 1), *x[1:]), last
 
         return forward
+
+
+def _by_row(data: Tensor, batch_sizes: Tensor) -> Tensor:
+    """Steps [L * B, F] as [B, L, F]."""
+    return data.unflatten(0, (batch_sizes.shape[0], -1)).transpose(0, 1)
 
 
 def _plain(net: nn.RNNBase) -> bool:

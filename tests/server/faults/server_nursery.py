@@ -20,6 +20,7 @@ import torch._dynamo
 import uvicorn  # noqa: F401
 
 import depthrank.cli.app
+from depthrank.cli.threads import keep_freed_memory
 from depthrank.engine import Ranker  # noqa: F401
 from depthrank.errors import DepthrankError
 from depthrank.server import ServerSettings, serve
@@ -33,6 +34,7 @@ def run(wanted: dict[str, Any]) -> int:
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     os.close(0)
     torch.set_num_threads(1)
+    keep_freed_memory()  # as `depthrank serve` does: without it each loading thread keeps an arena of its own
     if wanted.get("obeys_permissions"):
         obey_permissions()
     settings = msgspec.convert(wanted.get("settings", {}), ServerSettings)

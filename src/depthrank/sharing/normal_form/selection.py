@@ -22,13 +22,42 @@ def slice_(reader: Reader, x: Layout, dim: int = 0, start: Any = None, end: Any 
     if x.holds_batch(dim):
         if size == x.size(dim) and times_batch and step == 1:
             return x
-        reader.refuse("a slice reads particular rows of the batch")
+        return _some_batches(reader, x, dim, size, times_batch and step == 1)
     if isinstance(start, RowCount) or isinstance(end, RowCount):
         reader.refuse("a slice depends on the number of rows")
     if size == x.size(dim) and step == 1:
         return x
     first = 0 if start is None else (start + x.size(dim) if start < 0 else start)
     return cut(reader, x, dim, first, size, step)
+
+
+def thick(reader: Reader, x: Layout, dim: int) -> Layout:
+    """A dimension that folds others before the batch, as two: those, and the batch."""
+    return canonical(reader.graph, Layout(x.node, (*x.groups[:dim], x.groups[dim][:-1], (BATCH,), *x.groups[dim + 1 :])))
+
+
+def folded(x: Layout, dim: int) -> Layout:
+    """The other way round."""
+    merged = x.groups[dim] + x.groups[dim + 1]
+    return Layout(x.node, (*x.groups[:dim], merged, *x.groups[dim + 2 :]))
+
+
+def first_batch(reader: Reader, x: Layout, dim: int, place: int) -> int:
+    """Where a slice along a folded batch begins, in batches; the number stands in the captured call."""
+    assert reader.current is not None
+    raw = reader.current.args[place] if len(reader.current.args) > place else 0
+    start = getattr(raw, "meta", {}).get("val", raw)
+    count, times_batch = (0, True) if start is None or start == 0 else reader.size_of(start)
+    if not times_batch or x.groups[dim][-1] != BATCH:
+        reader.refuse("a slice reads particular rows of the batch")
+    return count
+
+
+def _some_batches(reader: Reader, x: Layout, dim: int, size: int, whole: bool) -> Layout:
+    """A slice of a folded batch [L * B] that takes all rows of some of the L."""
+    if not whole or len(x.groups[dim]) < 2:
+        reader.refuse("a slice reads particular rows of the batch")
+    return folded(cut(reader, thick(reader, x, dim), dim, first_batch(reader, x, dim, 2), size), dim)
 
 
 def cut(reader: Reader, x: Layout, dim: int, first: int, size: int, step: int = 1) -> Layout:
@@ -84,14 +113,9 @@ def _whole_batches(reader: Reader, x: Layout, dim: int, sizes: list[tuple[int, b
         reader.forbid_batch(x, dim, "splitting")
     if len(sizes) == 1:
         return [x]
-    thick = canonical(
-        reader.graph, Layout(x.node, (*x.groups[:dim], x.groups[dim][:-1], (BATCH,), *x.groups[dim + 1 :]))
-    )
     out, first = [], 0
     for size, _ in sizes:
-        piece = cut(reader, thick, dim, first, size)
-        merged = piece.groups[dim] + (BATCH,)
-        out.append(Layout(piece.node, (*piece.groups[:dim], merged, *piece.groups[dim + 2 :])))
+        out.append(folded(cut(reader, thick(reader, x, dim), dim, first, size), dim))
         first += size
     return out
 
@@ -122,10 +146,8 @@ def _stacked_before_rows(reader: Reader, tensors: list[Layout], dim: int) -> Lay
     """[x; y] of whole batches: heads laid along the batch dimension, a new axis before the rows."""
     if any(x.groups[dim][-1:] != (BATCH,) for x in tensors):
         reader.forbid_batch(next(x for x in tensors if x.holds_batch(dim)), dim, "concatenation along")
-    thick = [Layout(x.node, (*x.groups[:dim], x.groups[dim][:-1], (BATCH,), *x.groups[dim + 1 :])) for x in tensors]
-    whole = joined(reader, thick, dim)
-    merged = whole.groups[dim] + whole.groups[dim + 1]
-    return Layout(whole.node, (*whole.groups[:dim], merged, *whole.groups[dim + 2 :]))
+    apart = [Layout(x.node, (*x.groups[:dim], x.groups[dim][:-1], (BATCH,), *x.groups[dim + 1 :])) for x in tensors]
+    return folded(joined(reader, apart, dim), dim)
 
 
 def _cat(reader: Reader, nodes: list[Node], axis: int, dtype: torch.dtype) -> Node:

@@ -11,7 +11,7 @@ from depthrank.sharing.layout import BATCH, Layout, align, canonical, plain, res
 from depthrank.sharing.normal_form.flat_index import plainly
 from depthrank.sharing.normal_form.reader import Reader, RowCount, rule
 from depthrank.sharing.normal_form.rows_one_by_one import is_row_numbers
-from depthrank.sharing.normal_form.selection import cast_node, cut, first_entry, joined
+from depthrank.sharing.normal_form.selection import cast_node, cut, first_batch, first_entry, folded, joined, thick
 
 
 @rule("aten.slice_scatter.default")
@@ -20,6 +20,9 @@ def slice_scatter(
 ) -> Layout:
     """x with the source written over a slice: what stands before, the source, what stands after."""
     dim %= x.rank
+    if x.holds_batch(dim) and len(x.groups[dim]) > 1 and source.groups[dim][-1:] == (BATCH,) and step == 1:
+        if source.size(dim) != x.size(dim):
+            return _some_batches(reader, x, source, dim)
     if x.holds_batch(dim):
         if isinstance(start, RowCount) or (start or 0) != 0 or source.size(dim) != x.size(dim):
             reader.refuse("a write reaches particular rows of the batch")
@@ -34,6 +37,17 @@ def slice_scatter(
     if last < size:
         parts.append(cut(reader, x, dim, last, size - last))
     return _assemble(reader, x, parts, dim)
+
+
+def _some_batches(reader: Reader, x: Layout, source: Layout, dim: int) -> Layout:
+    """A write to all rows of some of the L of a folded batch [L * B]."""
+    first = first_batch(reader, x, dim, 3)
+    whole, last = thick(reader, x, dim), first + source.size(dim)
+    parts = [cut(reader, whole, dim, 0, first)] if first else []
+    parts.append(thick(reader, source, dim))
+    if last < x.size(dim):
+        parts.append(cut(reader, whole, dim, last, x.size(dim) - last))
+    return folded(joined(reader, parts, dim), dim)
 
 
 def _written(reader: Reader, x: Layout, source: Layout) -> Layout:
