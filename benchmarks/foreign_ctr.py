@@ -49,21 +49,21 @@ def mlgb() -> Iterator[Built]:
     x = [rows, ids(5)]
     pair = [[rows[:, :1], ids(3)], [rows[:, 1:], ids(2)]]
     pair_seq = [[rows[:, :1], ids(3), history_rows], pair[1]]
-    plain = (
-        "LR MLP DLRM MaskNet DCM DCN EDCN FM FFM HOFM FwFM FEFM FmFM AFM LFM IM IFM DIFM FNN PNN PIN ONN AFN NFM WDL "
-        "DeepFM DeepFEFM DeepIM FLEN CCPM FGCNN XDeepFM FiBiNet AutoInt"
-    ).split()
+    plain = _names(
+        "LR MLP DLRM MaskNet DCM DCN EDCN FM FFM HOFM FwFM FEFM FmFM AFM LFM IM IFM DIFM FNN PNN PIN ONN AFN "
+        "NFM WDL DeepFM DeepFEFM DeepIM FLEN CCPM FGCNN XDeepFM FiBiNet AutoInt"
+    )
     for name in plain:
         kind = getattr(ranking, name)
         yield name, lambda kind=kind: ready(kind(flat), (x,), {"inputs.0": slice(0, 1), "inputs.1": slice(0, 3)})
-    for name in "SharedBottom ESMM MMoE PLE PEPNet".split():
+    for name in ["SharedBottom", "ESMM", "MMoE", "PLE", "PEPNet"]:
         kind = getattr(tasks, name)
         yield name, lambda kind=kind: ready(kind(flat), (x,), {"inputs.0": slice(0, 1), "inputs.1": slice(0, 3)})
     yield "PLM", lambda: ready(ranking.PLM((user, item)), (pair,), ["inputs.0"])
-    for name in "GRU4Rec Caser SASRec BERT4Rec BST DIN DIEN DSIN".split():
+    for name in _names("GRU4Rec Caser SASRec BERT4Rec BST DIN DIEN DSIN"):
         kind = getattr(ranking, name)
         yield name, lambda kind=kind: ready(kind((seq, item)), (pair_seq,), ["inputs.0"])
-    for name in "NCF DSSM MatchFM EBR".split():
+    for name in ["NCF", "DSSM", "MatchFM", "EBR"]:
         kind = getattr(matching, name)
         yield name, lambda kind=kind: ready(kind((user, item)), (pair,), ["inputs.0"])
     for name in ("YoutubeDNN", "MIND"):
@@ -75,6 +75,10 @@ def ready(model: nn.Module, example: tuple[Any, ...], request: Any) -> tuple[nn.
     """The model after one call, which makes the layers that it makes then."""
     model.eval()(*example)
     return model, example, request
+
+
+def _names(text: str) -> list[str]:
+    return text.split()
 
 
 class Scores(nn.Module):
@@ -110,20 +114,20 @@ def rec_pangu() -> Iterator[Built]:
     columns |= {n: {"min": 0.0, "max": 1.0} for n in ("clicks", "price")}
     data = {n: ids() for n in (*USER, *ITEM)} | {n: torch.rand(NUM_ROWS) for n in ("clicks", "price")}
     request = [*USER, "clicks"]
-    for name in "AFM AFN AOANet AutoInt CCPM DCN DeepFM FM FiBiNet LR MaskNet NFM WDL xDeepFM".split():
+    for name in _names("AFM AFN AOANet AutoInt CCPM DCN DeepFM FM FiBiNet LR MaskNet NFM WDL xDeepFM"):
         kind = getattr(ranking, name)
         yield name, lambda kind=kind: (Scores(kind(enc_dict=columns)), (data,), request)
-    for name in "AITM ESSM MLMMOE MMOE OMOE ShareBottom".split():
+    for name in _names("AITM ESSM MLMMOE MMOE OMOE ShareBottom"):
         kind = getattr(tasks, name)
         yield name, lambda kind=kind: (Scores(kind(enc_dict=columns)), (data,), request)
-    hist, lengths = history()
+    hist = history()[0]
     session = {"hist_item_list": hist, "hist_mask_list": (hist > 0).long(), "target_item": ids(1)}
     config = {"embedding_dim": WIDTH, "max_length": LENGTH, "device": "cpu", "item_col": "item", "cate_cols": [],
               "K": 3}  # fmt: skip
-    for name in (
-        "CLRec CMI ComirecDR ComirecSA ContraRec GCSAN GRU4Rec IOCRec MIND NARM NextItNet NISER Re4 SASRec SINE SRGNN "
-        "STAMP YotubeDNN"
-    ).split():
+    for name in _names(
+        "CLRec CMI ComirecDR ComirecSA ContraRec GCSAN GRU4Rec IOCRec MIND NARM NextItNet NISER Re4 SASRec "
+        "SINE SRGNN STAMP YotubeDNN"
+    ):
         kind = getattr(sessions, name)
         yield name, lambda kind=kind: (
             AgainstItem(kind({"item": {"vocab_size": NUM_IDS}}, dict(config))), (session,),
@@ -161,10 +165,10 @@ def funrec() -> Iterator[Built]:
         first = next(iter(__import__("inspect").signature(model.forward).parameters))
         return model, x, {first: [c for f in wanted for c in range(*places[f])]}
 
-    for name in (
+    for name in _names(
         "AFM AFN AutoInt CCPM DCN DCNMix DeepFM DIFM FiBiNet IFM MLR NFM ONN PNN WDL XDeepFM ESMM MMOE PLE "
         "SharedBottom DIN DIEN"
-    ).split():
+    ):
         yield name, lambda name=name: build(name)
 
 
@@ -201,7 +205,7 @@ def model_zoo() -> Iterator[Built]:
         seen, seen_brand = history(60)[0], ids(60)  # they take the last 50 apart
         return LongHistory(model), (ids(), seen, seen_brand, ids(), ids()), ["user", "seen", "seen_brand"]
 
-    for name in "DCNv2 DIEN DIN ETA FinalMLP MIRRN SDIM SIM TWIN TransAct".split():
+    for name in _names("DCNv2 DIEN DIN ETA FinalMLP MIRRN SDIM SIM TWIN TransAct"):
         yield name, lambda name=name: build(name)
 
 

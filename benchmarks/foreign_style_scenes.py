@@ -38,7 +38,7 @@ class ExtractionLayer(nn.Module):
             weights = torch.softmax(gate(x), dim=-1).unsqueeze(dim=1)
             out.append(torch.matmul(weights, torch.stack(mine + common, dim=1)).squeeze(dim=1))
         if not last:
-            every = torch.stack(sum(own, []) + common, dim=2)
+            every = torch.stack([e for mine in own for e in mine] + common, dim=2)
             out.append((every * torch.softmax(self.common_gate(inputs[-1]), dim=-1)[:, None, :]).sum(-1))
         return out
 
@@ -208,7 +208,8 @@ class CAN(nn.Module):
     def forward(self, user: Tensor, hist: Tensor, item: Tensor) -> Tensor:
         params = self.weights(item)
         mask = hist.ne(0).float()
-        x = torch.cat([self.unit(self.feed(user), params), self.unit(self.feed(hist), params, mask), self.feed(item)], 1)
+        units = [self.unit(self.feed(user), params), self.unit(self.feed(hist), params, mask)]
+        x = torch.cat([*units, self.feed(item)], 1)
         return self.head(x).sigmoid().squeeze()
 
 
@@ -450,7 +451,7 @@ def _() -> Made:
 
 
 class DMIN(nn.Module):
-    """Behaviour refined by nn.TransformerEncoder, heads as interests, attention of each to the candidate, auxiliary None."""
+    """Behaviour refined by nn.TransformerEncoder, heads as interests, attention of each to the candidate."""
 
     def __init__(self, width: int = 32) -> None:
         super().__init__()
@@ -493,7 +494,8 @@ class PackedLSTM(nn.Module):
         self.q, self.head = nn.Linear(24, width), mlp(3 * width, 32, 1)
 
     def forward(self, hist: Tensor, length: Tensor, item: Tensor) -> Tensor:
-        packed = nn.utils.rnn.pack_padded_sequence(self.items(hist), length.cpu(), batch_first=True, enforce_sorted=False)
+        pack = nn.utils.rnn.pack_padded_sequence
+        packed = pack(self.items(hist), length.cpu(), batch_first=True, enforce_sorted=False)
         out, (h, _) = self.rnn(packed)
         out, _ = nn.utils.rnn.pad_packed_sequence(out, batch_first=True, total_length=hist.size(1))
         last = torch.cat([h[-2], h[-1]], -1) if self.rnn.bidirectional else h[-1]
@@ -747,7 +749,7 @@ class Delta(nn.Module):
 
     def forward(self, hist: Tensor, item: Tensor) -> Tensor:
         x = self.items(hist)
-        q, k, v = self.qkv(x).chunk(3, -1)
+        _, k, v = self.qkv(x).chunk(3, -1)
         k, beta = F.normalize(k, dim=-1), self.beta(x).sigmoid() * hist.ne(0).unsqueeze(-1)
         state = x.new_zeros(x.size(0), x.size(2), x.size(2))
         for step in range(x.size(1)):

@@ -109,3 +109,12 @@ def write_world(folder: Path, *, num_users: int = 60, visits: int = 14, shown: i
     path = folder / "ranking.yaml"
     path.write_text(yaml.safe_dump(WORLD_SPEC, sort_keys=False))
     return path
+
+
+def write_tiny_world(folder: Path, **training: object) -> Path:
+    """A world of a few visits and a spec with dropout, so that the random state matters; path of the spec."""
+    spec = write_world(folder, num_users=12, visits=8)
+    changed = {**WORLD_SPEC, "model": {"preset": "demo", "width": 16, "heads": 2, "dropout": 0.2}}
+    changed["training"] = {**WORLD_SPEC["training"], "epochs": 3, "batch_requests": 16, **training}
+    spec.write_text(yaml.safe_dump(changed, sort_keys=False))
+    return spec

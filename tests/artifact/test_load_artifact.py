@@ -380,3 +380,11 @@ def test_a_model_without_one_of_its_parts_is_saved_and_loaded(left_out, tmp_path
     save_artifact(tmp_path / "a", small_artifact.make_contents())
     level = load_artifact(tmp_path / "a").model.config.levels[0]
     assert 0 in (len(level.reads), level.interaction_layers, level.cross_layers)
+
+
+def test_a_catalogue_without_a_column_that_a_feature_reads_is_refused(artifact, reseal):
+    path = next(files_of(artifact).glob("items/*.json"))
+    path.write_bytes(path.read_bytes().replace(b'"tags"', b'"togs"'))
+    reseal(artifact)
+    with pytest.raises(ArtifactError, match=r"do not belong together: \$\.features\.tags\.source: found 'tags'.*togs"):
+        load_artifact(artifact)

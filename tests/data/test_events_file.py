@@ -133,3 +133,12 @@ def test_more_events_join_the_past(small: Make) -> None:
     }
     raw = load_dataset(small(change, events=events()))
     assert raw.past[0].frame["action"].unique().to_list() == ["view"]
+
+
+def test_several_undated_lists_of_a_user_are_told_because_later_ones_would_leak(small: Make) -> None:
+    change = {**CHANGE, "dataset": {**CHANGE["dataset"], "histories": [HISTORY]}}
+    first = pl.DataFrame({"user": ["u1", "u1"], "seen": [[10, 11], [10, 11, 12]]})
+    same = first.with_columns(seen=pl.lit([10, 11], dtype=pl.List(pl.Int64)))
+    with pytest.raises(DataError, match="give last_time"):
+        load_dataset(small(change, events=events(), past=first))
+    load_dataset(small(change, events=events(), past=same))  # positive control: the list repeated beside each row

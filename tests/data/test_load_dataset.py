@@ -189,3 +189,52 @@ def test_a_gap_a_context_change_and_the_limit_each_start_another_request(small: 
 def test_a_list_where_one_value_belongs_is_told(small: Make) -> None:
     lists = items().with_columns(pl.concat_list("genre"))
     assert "multi_hot" in problems(small(items=lists))["$.features.genre.source"]
+
+
+@pytest.mark.parametrize(
+    ("stamps", "look"),
+    [((14102100, 14102123), "YYMMDDHH"), ((20141021, 20141101), "YYYYMMDD"), ((2014102100, 2014102123), "YYYYMMDDHH")],
+)
+def test_dates_written_as_digits_are_told_instead_of_read_as_a_clock(
+    small: Make, stamps: tuple[int, int], look: str
+) -> None:
+    frame = impressions()
+    column = pl.Series("time_ms", [stamps[row % 2] for row in range(len(frame))])
+    spec = small({"dataset": {"impressions": {"time": {"unit": "s"}}}}, impressions=frame.with_columns(column))
+    assert look in problems(spec)["$.dataset.impressions.time.unit"]
+
+
+def test_a_small_clock_of_the_datas_own_is_no_date(small: Make) -> None:
+    own = impressions().with_columns(time_ms=pl.int_range(pl.len()) * 7_200 + 10_000_000)
+    assert shown(small({"dataset": {"impressions": {"time": {"unit": "s"}}}}, impressions=own)).time_ms[0] == 10**10
+
+
+def test_anonymous_rows_are_told_what_to_put_in_place_of_a_user(small: Make) -> None:
+    anonymous = impressions().with_columns(user_id=pl.lit(None, dtype=pl.String))
+    assert "an id of its own" in problems(small(impressions=anonymous))["$.dataset.impressions.user"]
+
+
+def test_a_time_feature_in_another_unit_or_without_times_is_told(small: Make) -> None:
+    added = {"features": {"added": {"kind": "time", "source": "item.added", "parts": ["age"], "unit": "ms"}}}
+    in_seconds = items().with_columns(added=pl.lit(T0 // 1000, dtype=pl.Int64))
+    assert "unit: s" in problems(small(added, items=in_seconds))["$.features.added.unit"]
+    load_dataset(small(added, items=in_seconds.with_columns(pl.col("added") * 1000)))  # positive control
+    added["features"]["added"]["unit"] = "iso"
+    by_month = items().with_columns(added=pl.lit("01/31/2026"))
+    assert "'01/31/2026'" in problems(small(added, items=by_month))["$.features.added.source"]
+
+
+def test_columns_that_nothing_can_read_are_told_with_their_type(small: Make) -> None:
+    crew = {"features": {"crew": {"kind": "multi_hot", "source": "item.crew"}}}
+    structs = items().with_columns(crew=pl.lit([{"name": "a"}], dtype=pl.List(pl.Struct({"name": pl.String}))))
+    assert "list(struct" in problems(small(crew, items=structs))["$.features.crew.source"]
+    names = items().with_columns(crew=pl.lit(["a"], dtype=pl.List(pl.String)).cast(pl.List(pl.Categorical)))
+    assert "crew" in load_dataset(small(crew, items=names)).items.column_names
+
+
+def test_categories_of_a_csv_keep_their_zeros(small: Make, tmp_path: Path) -> None:
+    spec = small({"dataset": {"items": {"path": "items.csv"}}})
+    for written, read in (("01", "01"), ("1.0", 1.0)):
+        (tmp_path / "items.csv").write_text(f"item_id,genre\n10,{written}\n11,7\n12,\n13,7\n")
+        genre = load_dataset(spec).items.column("genre")
+        assert isinstance(read, str) == hasattr(genre, "dictionary")

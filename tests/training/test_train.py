@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 import torch
-import yaml
 
 from depthrank.artifact import load_artifact
 from depthrank.engine.upserts import pack_upsert
@@ -15,7 +14,7 @@ from depthrank.errors import ArtifactError, StorageFullError
 from depthrank.events import open_log
 from depthrank.training import train
 from depthrank.training.checkpoint import FOLDER
-from planted_world import WORLD_SPEC, write_world
+from planted_world import write_tiny_world
 
 
 def test_the_planted_world_is_learned_and_the_expert_beats_the_router(world):
@@ -26,14 +25,8 @@ def test_the_planted_world_is_learned_and_the_expert_beats_the_router(world):
 
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A world of a few visits and a spec with dropout, so that the random state matters."""
     torch.set_num_threads(1)
-    folder = tmp_path_factory.mktemp("tiny")
-    spec = write_world(folder, num_users=12, visits=8)
-    changed = {**WORLD_SPEC, "model": {"preset": "demo", "width": 16, "heads": 2, "dropout": 0.2}}
-    changed["training"] = {**WORLD_SPEC["training"], "epochs": 3, "batch_requests": 16}
-    spec.write_text(yaml.safe_dump(changed, sort_keys=False))
-    return folder
+    return write_tiny_world(tmp_path_factory.mktemp("tiny")).parent
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,6 @@ from pathlib import Path
 import psutil
 import pytest
 import torch
-import yaml
 
 from depthrank.artifact import load_artifact
 from depthrank.errors import CapacityError, SpecError
@@ -23,23 +22,17 @@ from depthrank.training.checkpoint import FOLDER
 from depthrank.training.processes import Processes
 from depthrank.training.sharded_tables import sharded_bags
 from depthrank.training.start_processes import check_together, started
-from planted_world import WORLD_SPEC, write_world
+from planted_world import write_tiny_world
 
 if find_spec("torchrec") is None:
     pytest.skip("torchrec is missing: make setup", allow_module_level=True)
-EPOCHS = 3
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A world of a few visits; dropout, sampled ids and a last step that is not full, so that all of it matters."""
+    """A world whose last step is not full."""
     torch.set_num_threads(1)
-    folder = tmp_path_factory.mktemp("together")
-    spec = write_world(folder, num_users=12, visits=8)
-    changed = {**WORLD_SPEC, "model": {"preset": "demo", "width": 16, "heads": 2, "dropout": 0.2}}
-    changed["training"] = {**WORLD_SPEC["training"], "epochs": EPOCHS, "batch_requests": 8, "batches_per_step": 4}
-    spec.write_text(yaml.safe_dump(changed, sort_keys=False))
-    return folder
+    return write_tiny_world(tmp_path_factory.mktemp("together"), batch_requests=8, batches_per_step=4).parent
 
 
 @pytest.fixture(scope="module")

@@ -11,6 +11,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from depthrank.catalogue import Catalogue
 from depthrank.errors import ArtifactError
 from depthrank.features import FeatureEncoder
 from depthrank.model import ModelConfig, SideConfig
@@ -50,6 +51,12 @@ def check_config(config: ModelConfig, spec: Spec, encoder: FeatureEncoder) -> No
                 f"the artifact's parts do not belong together: {name} {found!r:.200}, not {expected!r:.200}"
             )
     _check_bounds(config)
+
+
+def check_columns(encoder: FeatureEncoder, items: Catalogue, users: Catalogue | None) -> None:
+    """Raise ArtifactError where a catalogue lacks a column that the encoder reads, or has another kind of one."""
+    for problem in encoder.column_problems(items, users):
+        raise ArtifactError(f"the artifact's parts do not belong together: {problem!s:.400}")
 
 
 def _check_bounds(config: ModelConfig) -> None:

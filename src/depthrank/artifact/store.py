@@ -20,7 +20,7 @@ from depthrank.artifact.delta_folder import DeltaManifest
 from depthrank.artifact.fetch import fetch_artifact
 from depthrank.artifact.fetch_pages import touch_ahead
 from depthrank.artifact.fetch_sources import is_remote
-from depthrank.artifact.fit import HOSTILE, check_config, plain_spec
+from depthrank.artifact.fit import HOSTILE, check_columns, check_config, plain_spec
 from depthrank.artifact.foreign import load_foreign, save_foreign
 from depthrank.artifact.level_costs import level_flops_of
 from depthrank.artifact.manifest import (
@@ -178,6 +178,7 @@ def _load(root: Path, manifest: Manifest) -> Artifact:
         has_users = any(name.startswith("users/") for name in manifest.files)
         users = Catalogue.load(folder / "users") if has_users else None
         check_config(config, spec, encoder)
+        check_columns(encoder, items, users)
     except ArtifactError:
         raise
     except HOSTILE as error:

@@ -46,6 +46,7 @@ def train(
     loaded = Spec.load(spec)  # before torch: a mistake in the spec should not cost seconds
     set_torch_threads(threads)
     from depthrank.training import train as run
+    from depthrank.training.start_processes import is_led
 
     report = run(
         loaded,
@@ -58,6 +59,8 @@ def train(
         base=base,
         processes=processes,
     )
+    if is_led():
+        return
     show_report(report)
     if base is not None and delta is not None:
         from depthrank.artifact import make_delta

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import polars as pl
 
 from depthrank.catalogue import Catalogue
 from depthrank.data.files import DataFile, Problems
 from depthrank.data.ids import check_id, ids_as_text
+from depthrank.data.plain_values import plain, plain_type
+from depthrank.data.times import check_time_values
 from depthrank.errors import FieldProblem
 from depthrank.schema import (
     Counter,
@@ -54,16 +56,21 @@ def check_entity_file(file: DataFile, form: ItemsFile | UsersFile, side: str, sp
 
 def check_feature_type(file: DataFile, column: str, feature: Feature, field: str, problems: Problems) -> None:
     """Note a column whose type the feature kind cannot read."""
-    dtype = file.schema[column]
-    listed = isinstance(dtype, (pl.List, pl.Array))
-    if dtype == pl.Null:  # every value is missing, which any kind can encode
+    if file.schema[column] == pl.Null:  # every value is missing, which any kind can encode
         return
+    temporal = file.schema[column].is_temporal()
+    dtype = plain_type(file.schema[column])
+    if dtype is None:
+        file.wrong_type(column, field, "numbers, texts, times, or lists of them", problems, "take its parts out first")
+        return
+    listed = isinstance(dtype, pl.List)
     if isinstance(feature, (HistoryAlong, HistoryMatch)):
         if listed:
             file.wrong_type(column, field, "one text or number a row", problems)
         return
-    if isinstance(feature, Numeric) and not (dtype.is_numeric() or dtype == pl.Boolean):
-        file.wrong_type(column, field, "numbers for kind: numeric", problems, _numeric_hint(dtype))
+    if isinstance(feature, Numeric) and not dtype.is_numeric():
+        hint = "use kind: time" if temporal else "use kind: categorical" if dtype == pl.String else None
+        file.wrong_type(column, field, "numbers for kind: numeric", problems, hint)
     elif isinstance(feature, Vector) and not listed:
         file.wrong_type(column, field, f"a list of {feature.size} numbers for kind: vector", problems)
     elif isinstance(feature, Text) and dtype != pl.String:
@@ -71,14 +78,10 @@ def check_feature_type(file: DataFile, column: str, feature: Feature, field: str
     elif isinstance(feature, MultiHot) and dtype == pl.String and feature.separator is None:
         hint = 'give a separator, such as separator: "|", or use kind: categorical'
         file.wrong_type(column, field, "a list, or text with a separator, for kind: multi_hot", problems, hint)
-    elif isinstance(feature, TimeParts) and feature.unit != "iso" and not dtype.is_numeric():
+    elif isinstance(feature, TimeParts) and feature.unit != "iso" and not (dtype.is_numeric() or listed):
         file.wrong_type(column, field, f"numbers for unit: {feature.unit}", problems, "unit: iso reads date-times")
     elif listed and not isinstance(feature, (MultiHot, Vector)):
         file.wrong_type(column, field, "one value a row", problems, "kind: multi_hot reads lists")
-
-
-def _numeric_hint(dtype: pl.DataType) -> str | None:
-    return "use kind: categorical" if dtype == pl.String else None
 
 
 def load_entities(file: DataFile, form: ItemsFile | UsersFile, side: str, spec: Spec, problems: Problems) -> Entities:
@@ -88,8 +91,17 @@ def load_entities(file: DataFile, form: ItemsFile | UsersFile, side: str, spec: 
         return Entities([], {})
     ids = ids_as_text(frame[form.id], f"{file.where}.id", problems)
     _check_unique(ids, file, form.id, problems)
-    columns = {c: _plain(frame[c]) for c in frame.columns if c != form.id}
+    columns = {c: plain(frame[c]) for c in frame.columns if c != form.id}
+    check_time_features(columns, side, spec, problems)
     return Entities(ids.to_list(), {c: v for c, v in columns.items() if v is not None}, form.id)
+
+
+def check_time_features(columns: Mapping[str, pl.Series | None], side: str, spec: Spec, problems: Problems) -> None:
+    """Note columns of ``side`` whose times another unit would explain: as a feature they would be wrong silently."""
+    for field, (column, feature) in sources(spec, side).items():
+        values = columns.get(column)
+        if isinstance(feature, TimeParts) and values is not None:
+            check_time_values(values, column, feature.unit, field.removesuffix(".source"), problems)
 
 
 class Entities:
@@ -122,26 +134,3 @@ def _check_unique(ids: pl.Series, file: DataFile, column: str, problems: Problem
         some = ", ".join(map(repr, repeated.head(3).to_list()))
         found = f"{len(repeated)} ids of {file.name} on more than one row ({some})"
         problems.append(FieldProblem(f"{file.where}.id", found, f"one row an id in column {column!r}"))
-
-
-def _plain(values: pl.Series) -> pl.Series | None:
-    """A type that catalogues hold: numbers, text, lists of either; date-times become ISO text. None: not storable."""
-    dtype = values.dtype
-    if dtype == pl.Boolean:
-        return values.cast(pl.Int64)
-    if dtype == pl.Null:
-        return values.cast(pl.Float64)
-    if isinstance(dtype, (pl.Categorical, pl.Enum)):
-        return values.cast(pl.String)
-    if dtype == pl.Date:
-        return values.dt.strftime("%Y-%m-%d")
-    if isinstance(dtype, pl.Datetime):
-        return values.dt.strftime("%Y-%m-%dT%H:%M:%S%.3f")
-    if isinstance(dtype, pl.Decimal):
-        return values.cast(pl.Float64)
-    if isinstance(dtype, pl.Array):
-        return values.arr.to_list()
-    listed = isinstance(dtype, pl.List) and (
-        dtype.inner == pl.String or pl.Series([], dtype=dtype.inner).dtype.is_numeric()
-    )
-    return values if dtype == pl.String or dtype.is_numeric() or listed else None

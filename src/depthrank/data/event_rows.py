@@ -9,11 +9,13 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
+from depthrank.data.entity_file import check_time_features
 from depthrank.data.files import DataFile, Problems
 from depthrank.data.ids import check_id, ids_as_text
 from depthrank.data.lists import as_lists, check_list, is_list
-from depthrank.data.shown import check_columns, check_label_type, labels
+from depthrank.data.shown import check_columns, check_label_type, context_list, labels
 from depthrank.data.times import check_time, column_of, order_times_ms, times_ms
+from depthrank.errors import FieldProblem
 from depthrank.schema import Spec
 from depthrank.schema.dataset import ActionColumn, EventsFile, HistoriesFile
 
@@ -65,6 +67,7 @@ def load_events(file: DataFile, form: EventsFile, spec: Spec, problems: Problems
     if is_list(file, form.item, form.separator):
         frame = frame.with_columns(as_lists(frame[form.item], form.separator).alias(form.item))
         frame = frame.filter(pl.col(form.item).list.len() > 0).explode(form.item)
+    check_time_features({c: frame[c] for c in context}, "context", spec, problems)
     label = np.full((len(frame), len(spec.tasks)), np.nan, dtype=np.float32)
     for k, (name, task) in enumerate(spec.tasks.items()):
         if (name, task) in tasks and task.column is not None:
@@ -77,7 +80,7 @@ def load_events(file: DataFile, form: EventsFile, spec: Spec, problems: Problems
             "time_ms": frame["_time_ms"],
         }
     )
-    return None if len(problems) > before else EventRows(rows, {c: frame[c].to_list() for c in context}, label)
+    return None if len(problems) > before else EventRows(rows, {c: context_list(frame[c]) for c in context}, label)
 
 
 def _actions(frame: pl.DataFrame, form: EventsFile, file: DataFile, problems: Problems) -> pl.Series:
@@ -140,7 +143,17 @@ def _history_times(
     if form.last_time is not None:
         last = times_ms(frame[form.last_time.column], form.last_time, f"{file.where}.last_time", problems).to_numpy()
     else:
+        _check_one_list_a_user(frame, form, file, problems)
         last = np.full(len(lengths), before_ms - form.spacing, dtype=np.int64)
     ends = np.cumsum(lengths)
     from_last = np.repeat(ends, lengths) - 1 - np.arange(int(lengths.sum()))
     return np.asarray(np.repeat(last, lengths) - from_last * int(form.spacing), dtype=np.int64)
+
+
+def _check_one_list_a_user(frame: pl.DataFrame, form: HistoriesFile, file: DataFile, problems: Problems) -> None:
+    """Note users with several lists that no time tells apart: laid before the main file, later ones would be a leak."""
+    several = int(frame.select(form.user, form.items).unique()[form.user].is_duplicated().sum())
+    if several:
+        found = f"{several} lists of users with more than one, and no time"
+        hint = "give last_time: the column with the time of each row"
+        problems.append(FieldProblem(f"{file.where}.last_time", found, "a time, or one list a user", hint))

@@ -59,10 +59,18 @@ def describe_type(dtype: pl.DataType) -> str:
     return str(dtype).lower()
 
 
-def open_file(folder: str, path: str, where: str, text_columns: Collection[str], problems: Problems) -> DataFile | None:
+def open_file(
+    folder: str,
+    path: str,
+    where: str,
+    text_columns: Collection[str],
+    problems: Problems,
+    category_columns: Collection[str] = (),
+) -> DataFile | None:
     """Open ``path`` (relative to ``folder``); None, and a problem, where it is missing, empty or unreadable.
 
-    ``text_columns`` (ids) of a CSV stay text, so that "007" is not 7.
+    ``text_columns`` (ids) of a CSV stay text, so that "007" is not 7; ``category_columns`` do where one of their values
+    has such a zero (elsewhere 1.0 and 1 are one category, as they are in a request).
     """
     full = Path(folder) / path
     if not full.is_file():
@@ -73,7 +81,7 @@ def open_file(folder: str, path: str, where: str, text_columns: Collection[str],
         problems.append(FieldProblem(f"{where}.path", repr(path), expected))
         return None
     try:
-        frame = _scan(full, text_columns)
+        frame = _scan(full, text_columns, category_columns)
         schema = frame.collect_schema()
         num_rows = frame.select(pl.len()).collect().item()
     except (pl.exceptions.PolarsError, OSError) as error:
@@ -85,12 +93,20 @@ def open_file(folder: str, path: str, where: str, text_columns: Collection[str],
     return DataFile(where, full.name, frame, schema)
 
 
-def _scan(path: Path, text_columns: Collection[str]) -> pl.LazyFrame:
+def _scan(path: Path, text_columns: Collection[str], category_columns: Collection[str]) -> pl.LazyFrame:
     if path.suffix in (".parquet", ".pq"):
         return pl.scan_parquet(path)
     separator = "\t" if ".tsv" in path.suffixes else ","
     header = pl.read_csv(path, separator=separator, n_rows=0, infer_schema=False).columns
     as_text = {c: pl.String for c in text_columns if c in header}
+    frame = pl.scan_csv(path, separator=separator, schema_overrides=as_text, infer_schema_length=None)
+    schema = frame.collect_schema()
+    numbers = [c for c in category_columns if c in header and schema[c].is_numeric()]
+    if not numbers:
+        return frame
+    texts = pl.scan_csv(path, separator=separator, infer_schema=False)
+    padded = texts.select(pl.col(numbers).str.contains(r"^\s*0\d").any()).collect().row(0, named=True)
+    as_text |= {c: pl.String for c, has_zeros in padded.items() if has_zeros}
     return pl.scan_csv(path, separator=separator, schema_overrides=as_text, infer_schema_length=None)
 
 

@@ -18,12 +18,15 @@ def check_id(file: DataFile, column: str, field: str, problems: Problems) -> Non
 
 
 def ids_as_text(values: pl.Series, field: str, problems: Problems) -> pl.Series:
-    """Ids as text; notes how many are missing or empty."""
+    """Ids as text; notes how many are missing or empty, where ``field`` of the spec names them."""
     if values.dtype.is_float():  # whole numbers beside missing ones often arrive as floats
         whole = values.cast(pl.Int64, strict=False)
         values = whole if (whole.cast(values.dtype) == values).fill_null(True).all() else values
     text = values.cast(pl.String).replace("", None)
     if text.null_count():
         found = f"{text.null_count()} of {len(text)} rows of {values.name!r} without an id"
-        problems.append(FieldProblem(field, found, "an id in every row", "drop these rows first"))
+        hint = "drop these rows first"
+        if field.endswith(".user"):  # dropping them could be dropping most of the data
+            hint = "give each anonymous visit an id of its own, such as that of its session or request"
+        problems.append(FieldProblem(field, found, "an id in every row", hint))
     return text.fill_null("")

@@ -6,6 +6,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
+from depthrank.data.entity_file import check_time_features
 from depthrank.data.files import DataFile, Problems
 from depthrank.data.ids import check_id, ids_as_text
 from depthrank.data.shown import (
@@ -13,6 +14,7 @@ from depthrank.data.shown import (
     check_columns,
     check_label_type,
     column_array,
+    context_list,
     gather_ranges,
     labels,
 )
@@ -60,6 +62,8 @@ def load_impressions(file: DataFile, form: ImpressionsFile, spec: Spec, problems
     label_nk = np.stack(
         [labels(frame[t.column], t, f"$.tasks.{n}.column", problems) for n, t in spec.tasks.items() if t.column], axis=1
     )
+    for side in ("context", "candidate"):
+        check_time_features({c: frame[c] for c in getattr(form, side)}, side, spec, problems)
     key = _request_key(frame, form, user, time.to_numpy(), spec, file, problems)
     if len(problems) > before:
         return None
@@ -155,7 +159,7 @@ def _grouped(
         user=user.gather(lead).to_list(),
         time_ms=first_ms[by_time].astype(np.int64),
         last_ms=np.maximum.reduceat(time_ms[row], offsets[:-1]).astype(np.int64),
-        context={c: frame[c].gather(lead).to_list() for c in form.context},
+        context={c: context_list(frame[c].gather(lead)) for c in form.context},
         offsets=offsets,
         item=item.gather(row),
         shown_ms=time_ms[row].astype(np.int64),

@@ -9,7 +9,7 @@ import numpy as np
 import polars as pl
 
 from depthrank.catalogue import Catalogue
-from depthrank.data.entity_file import Entities, check_entity_file, load_entities
+from depthrank.data.entity_file import Entities, check_entity_file, load_entities, sources
 from depthrank.data.event_rows import (
     EventRows,
     check_events,
@@ -22,8 +22,10 @@ from depthrank.data.impressions_file import check_impressions, load_impressions
 from depthrank.data.requests_file import check_requests, load_requests
 from depthrank.data.shown import Shown, check_classes
 from depthrank.errors import DataError, FieldProblem
-from depthrank.schema import Spec
+from depthrank.schema import Numeric, Spec, TimeParts, Vector
 from depthrank.schema.dataset import ActionColumn, EventsFile, HistoriesFile, ImpressionsFile, ItemsFile, UsersFile
+
+_SENT_SIDES = ("context", "candidate")
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,14 +90,23 @@ def _forms(spec: Spec) -> dict[str, object]:
 def _text_columns(form: object) -> list[str]:
     """Columns of ids, which a CSV must not turn into numbers."""
     names = [getattr(form, n, None) for n in ("id", "user", "item", "items", "candidates")]
+    names.append(form.request.column if isinstance(form, ImpressionsFile) else getattr(form, "request", None))
     action = getattr(form, "action", None)
     names.append(action.column if isinstance(action, ActionColumn) else None)
     return [n for n in names if isinstance(n, str)]
 
 
+def _categories(form: object, spec: Spec) -> list[str]:
+    """Columns that features read as categories and none as a number."""
+    sides = ("item",) if isinstance(form, ItemsFile) else ("user",) if isinstance(form, UsersFile) else _SENT_SIDES
+    read = [reading for side in sides for reading in sources(spec, side).values()]
+    numbers = {column for column, feature in read if isinstance(feature, (Numeric, TimeParts, Vector))}
+    return [column for column, _ in read if column not in numbers]
+
+
 def _open_all(spec: Spec, problems: Problems) -> dict[str, DataFile]:
     opened = {
-        where: open_file(spec.folder, form.path, where, _text_columns(form), problems)  # type: ignore[attr-defined]
+        where: open_file(spec.folder, form.path, where, _text_columns(form), problems, _categories(form, spec))  # type: ignore[attr-defined]
         for where, form in _forms(spec).items()
     }
     return {where: file for where, file in opened.items() if file is not None}

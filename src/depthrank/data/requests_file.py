@@ -6,10 +6,11 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
+from depthrank.data.entity_file import check_time_features
 from depthrank.data.files import DataFile, Problems
 from depthrank.data.ids import check_id, ids_as_text
 from depthrank.data.lists import as_lists, check_list, numbers_where_all_are
-from depthrank.data.shown import Shown, check_columns, column_array, labels
+from depthrank.data.shown import Shown, check_columns, column_array, context_list, labels
 from depthrank.data.times import check_time, column_of, order_times_ms, times_ms
 from depthrank.errors import FieldProblem
 from depthrank.schema import Spec
@@ -49,6 +50,7 @@ def load_requests(file: DataFile, form: RequestsFile, spec: Spec, problems: Prob
     item = ids_as_text(candidates.explode(), f"{file.where}.candidates", problems)
     flat = _Flat(frame, form, lengths, problems)
     candidate = {n: column_array(flat.column(c, f"{file.where}.candidate.{n}")) for n, c in form.candidate.items()}
+    check_time_features({c: frame[c] for c in form.context}, "context", spec, problems)
     label_nk = np.stack([flat.label(n, t, item) for n, t in spec.tasks.items()], axis=1)
     if len(problems) > before:
         return None
@@ -56,7 +58,7 @@ def load_requests(file: DataFile, form: RequestsFile, spec: Spec, problems: Prob
         user=user.to_list(),
         time_ms=time_ms,
         last_ms=time_ms,
-        context={c: frame[c].to_list() for c in form.context},
+        context={c: context_list(frame[c]) for c in form.context},
         offsets=np.r_[0, np.cumsum(lengths)].astype(np.int64),
         item=item,
         shown_ms=np.repeat(time_ms, lengths),

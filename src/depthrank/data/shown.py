@@ -15,6 +15,7 @@ import polars as pl
 
 from depthrank.data.entity_file import check_feature_type
 from depthrank.data.files import DataFile, Problems
+from depthrank.data.plain_values import plain
 from depthrank.errors import FieldProblem
 from depthrank.schema import Spec
 from depthrank.schema.features import Counter, HistoryAlong, HistoryCount, HistoryMatch, Position
@@ -98,15 +99,31 @@ def check_classes(label_nk: npt.NDArray[np.float32], spec: Spec, problems: Probl
 
 def column_array(values: pl.Series) -> Column:
     """A candidate column: float64 or int64 where it holds numbers, else objects (texts, lists; missing: None)."""
-    if values.dtype == pl.Boolean:
-        values = values.cast(pl.Int64)
+    values = _plain_or_none(values)
     if values.dtype.is_integer() and not values.null_count():
         return values.cast(pl.Int64).to_numpy()
-    if values.dtype.is_numeric() or values.dtype == pl.Null:
+    if values.dtype.is_float() or (values.dtype.is_integer() and _exact_as_floats(values)):
         return values.cast(pl.Float64).fill_null(float("nan")).to_numpy()
     array = np.empty(len(values), dtype=object)
     array[:] = values.to_list()
     return array
+
+
+def context_list(values: pl.Series) -> list[Any]:
+    """A context column: texts, numbers or lists of them, None where missing."""
+    return _plain_or_none(values).to_list()
+
+
+def _plain_or_none(values: pl.Series) -> pl.Series:
+    """Plain values; nulls where they have no such form, which ``check_columns`` told of if a feature reads them."""
+    found = plain(values)
+    return pl.Series(values.name, [None] * len(values), dtype=pl.Float64) if found is None else found
+
+
+def _exact_as_floats(values: pl.Series) -> bool:
+    """Whether no whole number is beyond 2^53: larger ones are ids, which a float would merge."""
+    low, high = values.min(), values.max()
+    return low is None or (int(low) >= -(2**53) and int(high) <= 2**53)  # type: ignore[arg-type]
 
 
 def gather_ranges(starts: npt.NDArray[np.int64], lengths: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:

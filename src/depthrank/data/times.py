@@ -8,7 +8,7 @@ import polars as pl
 
 from depthrank.data.files import DataFile, Problems
 from depthrank.errors import FieldProblem
-from depthrank.schema.dataset import Time, TimeColumn
+from depthrank.schema.dataset import Time, TimeColumn, TimeUnit
 
 MS_PER_ROW = 1_000
 ORDER_START_MS = 946_684_800_000
@@ -17,6 +17,15 @@ ORDER_START_MS = 946_684_800_000
 _PER_MS = {"s": 1e-3, "ms": 1.0, "us": 1e3, "ns": 1e6}
 _NAMES = {"s": "seconds", "ms": "milliseconds", "us": "microseconds", "ns": "nanoseconds"}
 _PLAUSIBLE_MS = (631_152_000_000, 4_102_444_800_000)  # 1990 to 2100
+_DATE, _HOUR, _60 = r"(0[1-9]|1[0-2])(0[1-9]|[12]\d|3[01])", r"([01]\d|2[0-3])", r"[0-5]\d"
+_YEAR = r"(19[89]\d|20\d\d)"
+_CALENDARS = {
+    "YYYYMMDD": _YEAR + _DATE,
+    "YYMMDDHH": r"\d\d" + _DATE + _HOUR,
+    "YYYYMMDDHH": _YEAR + _DATE + _HOUR,
+    "YYYYMMDDHHMM": _YEAR + _DATE + _HOUR + _60,
+    "YYYYMMDDHHMMSS": _YEAR + _DATE + _HOUR + _60 + _60,
+}
 
 
 def column_of(time: Time) -> tuple[str, ...]:
@@ -59,7 +68,7 @@ def times_ms(values: pl.Series, time: TimeColumn, field: str, problems: Problems
         expected = "a date-time such as 2026-01-31T12:00:00" if time.unit == "iso" else "a time in every row"
         problems.append(FieldProblem(field, found, expected))
     elif time.unit != "iso":
-        _check_unit(values, time, field, problems)
+        _check_unit(values, time.column, time.unit, field, problems)
     return converted.fill_null(0)
 
 
@@ -101,18 +110,45 @@ def _iso_or_none(text: str | None) -> int | None:
         return None
 
 
-def _check_unit(values: pl.Series, time: TimeColumn, field: str, problems: Problems) -> None:
-    """Times that are implausible in the given unit and plausible in another are in that other unit."""
+def check_time_values(values: pl.Series, column: str, unit: TimeUnit, field: str, problems: Problems) -> None:
+    """Note a column of a time feature whose numbers are in another unit, or whose texts are mostly no date-times."""
+    if values.dtype.is_numeric():
+        _check_unit(values, column, "ms" if unit == "iso" else unit, field, problems, old=True)  # such as a birthday
+    elif values.dtype == pl.String:
+        given = values.drop_nulls()
+        unread = given.filter([_iso_or_none(text) is None for text in given])
+        if 2 * len(unread) > len(given):
+            found = f"{len(unread)} of {len(given)} values of {column!r} that are no date-time (such as {unread[0]!r})"
+            problems.append(FieldProblem(f"{field}.source", found, "date-times such as 2026-01-31T12:00:00"))
+
+
+def _check_unit(values: pl.Series, column: str, unit: str, field: str, problems: Problems, old: bool = False) -> None:
+    """Times that are implausible in the given unit and plausible in another are in that other unit; ``old``: times
+    before 1970 may be meant."""
     middle = values.cast(pl.Float64, strict=False).median()
     if not isinstance(middle, float):
         return
-    low, high = _PLAUSIBLE_MS
-    if low <= middle / _PER_MS[time.unit] <= high:
+    digits = _calendar_digits(values)
+    if digits is not None:
+        found = f"{column!r} around {middle:.0f}, which look like dates written as {digits}, not {_NAMES[unit]}"
+        problems.append(FieldProblem(f"{field}.unit", found, "date-times", "make them date-times first, for unit: iso"))
         return
-    fits = [unit for unit, per_ms in _PER_MS.items() if low <= middle / per_ms <= high]
+    low, high = _PLAUSIBLE_MS
+    if low <= middle / _PER_MS[unit] <= high:
+        return
+    fits = [other for other, per_ms in _PER_MS.items() if low <= middle / per_ms <= high]
     if fits:
-        found = f"{time.column!r} around {middle:.0f}, which look like {_NAMES[fits[0]]}, not {_NAMES[time.unit]}"
+        found = f"{column!r} around {middle:.0f}, which look like {_NAMES[fits[0]]}, not {_NAMES[unit]}"
         problems.append(FieldProblem(f"{field}.unit", found, f"unit: {fits[0]}"))
-    elif middle < 0 or middle / _PER_MS[time.unit] > high:
-        found = f"{time.column!r} around {middle:.0f}"
-        problems.append(FieldProblem(field, found, f"times between 1990 and 2100 in {_NAMES[time.unit]}"))
+    elif not old and (middle < 0 or middle / _PER_MS[unit] > high):
+        found = f"{column!r} around {middle:.0f}"
+        problems.append(FieldProblem(field, found, f"times between 1990 and 2100 in {_NAMES[unit]}"))
+
+
+def _calendar_digits(values: pl.Series) -> str | None:
+    """How all values spell a date in decimal digits, such as YYMMDDHH; None where they are plain numbers."""
+    distinct = values.drop_nulls().unique()
+    if len(distinct) < 2:  # a single number proves nothing
+        return None
+    text = distinct.cast(pl.Int64, strict=False).cast(pl.String)
+    return next((name for name, form in _CALENDARS.items() if text.str.contains(f"^{form}$").all()), None)

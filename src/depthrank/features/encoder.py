@@ -223,6 +223,10 @@ class FeatureEncoder:
         _raise(problems)
         return out
 
+    def column_problems(self, items: Catalogue, users: Catalogue | None) -> list[FieldProblem]:
+        """Why features cannot read their columns of these catalogues."""
+        return [problem for part in self.parts for problem in _plan_problems(part, items, users)]
+
     @property
     def reads_history(self) -> bool:
         """Whether ``encode_requests`` or ``encode_candidates`` needs histories."""

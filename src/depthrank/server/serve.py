@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import logging
 import socket
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
@@ -30,9 +29,6 @@ from depthrank.server.workers.engines import Engines
 
 logger = logging.getLogger("depthrank.server")
 BACKLOG = 2_048
-SWITCH_S = 1e-3
-"""How long a thread that works in Python may keep the others waiting: a request asks for the interpreter's lock at
-every operation of torch, some hundred times, and beside a version that loads it may wait Python's own 5 ms at each."""
 
 
 class ServerError(DepthrankError):
@@ -87,7 +83,6 @@ def _serve_in_process(
     from depthrank.engine import Ranker  # loads torch, which takes longer than to find that a port is taken
     from depthrank.engine.succession import take_over
 
-    sys.setswitchinterval(SWITCH_S)
     cache: dict[str, Any] = {} if user_state_bytes is None else {"user_state_bytes": user_state_bytes}
     cache["hot_row_bytes"] = settings.models.hot_rows or 0
 

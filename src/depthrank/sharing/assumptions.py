@@ -1,7 +1,7 @@
 """What was taken for granted while a module was traced, and whether the comparison with the original tried it.
 
-A branch that was taken for granted (``if mask.any():``), or rows that a sort was taken to leave in order, change nothing
-if the module is what it seems. The check inputs must show the other case at every such line at least once.
+A branch that was taken for granted (``if mask.any():``), or rows that a sort was taken to leave in order, change
+nothing if the module is what it seems. The check inputs must show the other case at every such line at least once.
 """
 
 from __future__ import annotations

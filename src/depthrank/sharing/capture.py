@@ -37,6 +37,7 @@ class Captured:
     fixed_because: str = ""  # why it could be captured at one number of rows only
     assertions: tuple[str, ...] = ()  # lines whose assert on values is not checked by the captured form
     assumed: dict[str, bool] = dataclasses.field(default_factory=dict)  # lines where a case was taken for granted
+    loops_over_steps: bool = False  # does the module itself go through a packed sequence step by step?
     picks_rows: bool = False  # are entries picked by a mask of the inputs?
 
 
@@ -95,6 +96,7 @@ def _capture_at(module: nn.Module, inputs: ModuleInputs, rows: int, fixed_becaus
     meaning.masked.check()
     captured = _read(program, inputs, module, rows if fixed_because else None, fixed_because)
     tells = {"assertions": tuple(meaning.assertions), "assumed": meaning.assumed, "picks_rows": meaning.masked.used}
+    tells["loops_over_steps"] = meaning.packed.looped
     return dataclasses.replace(captured, **tells)
 
 

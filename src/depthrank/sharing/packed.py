@@ -32,6 +32,7 @@ class PackedSequences:
     def __init__(self, module: nn.Module) -> None:
         self._nets = [m for m in module.modules() if isinstance(m, (nn.GRU, nn.LSTM, nn.RNN)) and _plain(m)]
         self._lengths: dict[int, tuple[Tensor, Tensor]] = {}  # id of batch_sizes -> (it, lengths [B])
+        self.looped = False  # did the module itself read how many rows have a step?
 
     def start(self) -> None:
         for net in self._nets:
@@ -69,6 +70,7 @@ class PackedSequences:
 
     def _rows_at(self, stand_in: Tensor, name: str, index: tuple[Any, ...]) -> Any:
         """How many rows have a step: all of them, at every step."""
+        self.looped = True
         rows: Any = self._lengths[id(stand_in)][1].shape[0]
         if name == "__getitem__":
             return rows if isinstance(index[0], int) else NOT_MINE

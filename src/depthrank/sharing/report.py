@@ -75,6 +75,7 @@ class Report:
     checks: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     seconds_to_compile: float = 0.0
+    ill_conditioned: bool = False  # does the original's own rounding exceed what is promised?
     folded_batch_norms: int = 0
     bound_seconds_after: float = 0.0  # with every item input bound, the reading of table rows counted
     table_bytes_per_item: int = 0

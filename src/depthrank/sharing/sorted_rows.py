@@ -1,4 +1,4 @@
-"""Rows sorted by length and put back in order while a module is traced: rows are independent, so their order is nothing.
+"""Rows sorted by length and put back in order while a module is traced: of independent rows the order is nothing.
 
 ``order = lengths.argsort(); f(x[order])[order.argsort()]`` is f(x) for an f of rows. A sort along the batch is answered
 by the rows as they are. A model that does not put them back would then score other rows: the comparison with the

@@ -97,7 +97,9 @@ def distance(found: Tensor, expected: Tensor) -> float:
 
 
 class Differs(SharingError):
-    """The shared form fails, or differs from the original: a fault of the compiler."""
+    """The shared form fails, or differs from the original (``by`` so much): a fault of the compiler."""
+
+    by: float = float("inf")
 
 
 @dataclass
@@ -218,10 +220,12 @@ def check_equal(
             found.worst = max(found.worst, error_here)
             found.varies |= b.shape[:1].numel() > 1 and b.is_floating_point() and float(b.double().std()) > 0
             if error_here > allowed:
-                raise Differs(
+                fault = Differs(
                     f"the shared form differs from the original by {error_here:.1e} (allowed {allowed:.0e}) "
                     f"on {draw.name}; {FAULT}"
                 )
+                fault.by = error_here
+                raise fault
     if not found.compared:
         raise SharingError(f"the original could not be run on rows drawn from the example: {found.skipped[0]}")
     return found
@@ -323,4 +327,21 @@ def check_algebra(form: NormalForm, program: Program, sides: Sides, draws: Seque
                     f"the shared form differs from the original by {error:.1e} in double precision on {draw.name}; "
                     f"{FAULT}"
                 )
+    return worst
+
+
+def own_rounding(
+    module: nn.Module, inputs: ModuleInputs, sides: Sides, form: NormalForm, draws: Sequence[Draw]
+) -> float:
+    """How far the original itself is from its own graph in double precision, at worst over the draws."""
+    worst, lead = 0.0, rows_lead(form)
+    for draw in draws:
+        if draw.request_of_candidate.shape[0] < 2:
+            continue
+        pairs = join_pairs(sides, draw.request, draw.candidate, draw.request_of_candidate)
+        try:
+            own = run_original(module, inputs, sides, draw, lead)
+        except FAULTS:
+            continue
+        worst = max([worst, *(distance(a, b) for a, b in zip(own, run_captured_in_double(form, pairs)))])
     return worst

@@ -36,7 +36,7 @@ def started(count: int, work: Work) -> Iterator[Processes]:
     Under torchrun its processes are the ones, and ``count`` is 1 or their number. Raises SpecError where it is another,
     CapacityError where a process ended before its time, and what another process raised of depthrank's own errors.
     """
-    if "TORCHELASTIC_RUN_ID" in os.environ:
+    if _under_torchrun():
         with _joined(count) as processes:
             yield processes
     elif count == 1:
@@ -44,6 +44,15 @@ def started(count: int, work: Work) -> Iterator[Processes]:
     else:
         with _spawned(count, work) as processes:
             yield processes
+
+
+def is_led() -> bool:
+    """Whether another process, of torchrun's, writes and shows what comes out of training."""
+    return _under_torchrun() and os.environ["RANK"] != "0"
+
+
+def _under_torchrun() -> bool:
+    return "TORCHELASTIC_RUN_ID" in os.environ
 
 
 @contextmanager

@@ -45,7 +45,7 @@ class AdmissionSettings(msgspec.Struct, frozen=True, kw_only=True):
     gates: Gates = Gates()
     reserve_ms: Annotated[float, Meta(ge=0)] = 3.0
     patience_ms: Positive = 10_000.0
-    target_load: Share = 0.8
+    target_load: Share = 0.75
     price_interval_s: Positive = 0.25
     shed_load: Share = 0.95
     input_order_rps: Positive = 1_000.0

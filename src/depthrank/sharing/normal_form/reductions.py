@@ -154,7 +154,13 @@ def softmax(reader: Reader, x: Layout, dim: int, *args: Any, **kwargs: Any) -> L
     return Layout(reader.node(op, [node, axis], node.dims, dtype), x.groups)
 
 
-@rule("aten.cumsum.default", "aten.cumprod.default", "aten.logcumsumexp.default", "aten.flip.default", "aten.roll.default")
+@rule(
+    "aten.cumsum.default",
+    "aten.cumprod.default",
+    "aten.logcumsumexp.default",
+    "aten.flip.default",
+    "aten.roll.default",
+)
 def ordered(reader: Reader, x: Layout, *args: Any, **kwargs: Any) -> Layout:
     """Operators whose result depends on the order along a dimension."""
     words = reader.name.split(".")[1]

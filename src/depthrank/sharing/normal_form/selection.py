@@ -33,7 +33,8 @@ def slice_(reader: Reader, x: Layout, dim: int = 0, start: Any = None, end: Any 
 
 def thick(reader: Reader, x: Layout, dim: int) -> Layout:
     """A dimension that folds others before the batch, as two: those, and the batch."""
-    return canonical(reader.graph, Layout(x.node, (*x.groups[:dim], x.groups[dim][:-1], (BATCH,), *x.groups[dim + 1 :])))
+    groups = (*x.groups[:dim], x.groups[dim][:-1], (BATCH,), *x.groups[dim + 1 :])
+    return canonical(reader.graph, Layout(x.node, groups))
 
 
 def folded(x: Layout, dim: int) -> Layout:

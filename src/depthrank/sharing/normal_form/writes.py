@@ -20,9 +20,9 @@ def slice_scatter(
 ) -> Layout:
     """x with the source written over a slice: what stands before, the source, what stands after."""
     dim %= x.rank
-    if x.holds_batch(dim) and len(x.groups[dim]) > 1 and source.groups[dim][-1:] == (BATCH,) and step == 1:
-        if source.size(dim) != x.size(dim):
-            return _some_batches(reader, x, source, dim)
+    in_part = len(x.groups[dim]) > 1 and source.groups[dim][-1:] == (BATCH,) and source.size(dim) != x.size(dim)
+    if x.holds_batch(dim) and in_part and step == 1:
+        return _some_batches(reader, x, source, dim)
     if x.holds_batch(dim):
         if isinstance(start, RowCount) or (start or 0) != 0 or source.size(dim) != x.size(dim):
             reader.refuse("a write reaches particular rows of the batch")
@@ -146,7 +146,9 @@ def _added(reader: Reader, x: Layout, dim: int, positions: list[int], values: La
     nothing = reader.graph.literal(torch.zeros(x.node.dims, dtype=x.node.dtype))
     out = x
     for own in rounds:
-        some = values if len(own) == len(positions) else joined(reader, [cut(reader, values, dim, k, 1) for k in own], dim)
+        some = values
+        if len(own) < len(positions):
+            some = joined(reader, [cut(reader, values, dim, k, 1) for k in own], dim)
         more = _put(reader, Layout(nothing, x.groups), dim, [positions[k] for k in own], some)
         nodes, groups, dims = align(reader.graph, [out, more])
         out = Layout(reader.node("aten.add.Tensor", nodes, dims, x.node.dtype), groups)
