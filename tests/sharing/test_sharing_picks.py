@@ -121,8 +121,7 @@ def operators(m: Any, s: Tensor, x: Tensor, t: Tensor, y: Tensor, h: Tensor, i: 
 
 
 KEPT = [
-    towers_by_any, experts_by_places, rows_by_nonzero, sorted_and_back, softmax_less_the_maximum, own_loop_over_steps,
-    operators,
+    towers_by_any, experts_by_places, rows_by_nonzero, sorted_and_back, softmax_less_the_maximum, operators,
 ]  # fmt: skip
 
 
@@ -182,6 +181,7 @@ def state_of_a_loop(m: Any, s: Tensor, x: Tensor, t: Tensor, y: Tensor, h: Tenso
         (branch_that_does_more, "depends on the values of the batch|other rows of the batch"),
         (branch_never_left, "no check input showed the other case"),
         (maximum_that_is_read, "over the batch dimension mixes rows"),
+        (own_loop_over_steps, "particular rows|tied to a fixed number"),
         (state_of_a_loop, "depends on the values of the batch|particular rows|tied to a fixed number"),
     ],
     ids=lambda v: getattr(v, "__name__", ""),

@@ -56,7 +56,7 @@ def first_batch(reader: Reader, x: Layout, dim: int, place: int) -> int:
 
 def _some_batches(reader: Reader, x: Layout, dim: int, size: int, whole: bool) -> Layout:
     """A slice of a folded batch [L * B] that takes all rows of some of the L."""
-    if not whole or len(x.groups[dim]) < 2:
+    if not whole or len(x.groups[dim]) < 2 or x.groups[dim][-1] != BATCH:
         reader.refuse("a slice reads particular rows of the batch")
     return folded(cut(reader, thick(reader, x, dim), dim, first_batch(reader, x, dim, 2), size), dim)
 
