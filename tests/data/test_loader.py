@@ -16,6 +16,7 @@ from small_dataset import MINUTE, T0, Make, impressions
 
 from depthrank.data import BatchLoader, Examples, RawDataset, fit_sample, import_log, load_dataset, load_examples
 from depthrank.data.histories_in_memory import HistoriesInMemory
+from depthrank.data.loader import usual_requests
 from depthrank.events import EventBatch, EventLog
 from depthrank.features import Counters, FeatureEncoder, HistoryCodes
 from depthrank.schema import Spec
@@ -227,3 +228,9 @@ def test_histories_in_memory_equal_the_log(data: st.DataObject, tmp_path_factory
         got = HistoriesInMemory(log, users, ["a", "b"]).histories(users, as_of, limit)
         for name in ("offsets", "item_code", "action_code", "time_ms", "appended_ms", "log_position"):
             np.testing.assert_array_equal(getattr(got, name), getattr(expected, name), err_msg=name)
+
+
+def test_requests_of_few_candidates_come_in_larger_batches_where_the_spec_says_nothing() -> None:
+    usual = [usual_requests(np.full(9, count)) for count in (1, 2, 4, 30)]
+    assert usual == [512, 256, 128, 128]
+    assert usual_requests(np.zeros(0, np.int64)) == 512

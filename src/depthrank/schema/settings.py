@@ -130,8 +130,9 @@ class TableSettings(Section, frozen=True, kw_only=True):
 class TrainingSettings(Section, frozen=True, kw_only=True):
     """The training loop.
 
-    ``batch_candidates`` bounds the rows of a step; up to ``requests_per_user`` neighbouring requests of a user share
-    one encoded history; where negatives are sampled, they are drawn (and levels beyond the router trained) for a
+    ``batch_candidates`` bounds the rows of a step, ``batch_requests`` its requests: 128, or up to 512 where they have
+    fewer than four candidates each. Up to ``requests_per_user`` neighbouring requests of a user share one encoded
+    history; where negatives are sampled, they are drawn (and levels beyond the router trained) for a
     ``deep_share`` of the requests; ``minutes`` stops early, keeping the best. Levels beyond the router are trained on
     ``deep_negatives`` of a request's negatives (default: all that are drawn): a ``survivor_share`` of them are those
     that the router ranks highest, as when serving, the others random, with the correction that each of both needs.
@@ -149,7 +150,7 @@ class TrainingSettings(Section, frozen=True, kw_only=True):
     """
 
     epochs: Annotated[int, Meta(ge=0, le=1_000_000)] = 10
-    batch_requests: Count = 128
+    batch_requests: Count | None = None
     batch_candidates: Count = 4_096
     batches_per_step: Count = 1
     requests_per_user: Count = 32
