@@ -168,7 +168,7 @@ class CandidateLayout:
         if self.num_requests == 1:
             return x_ND.unsqueeze(0)
         padded = x_ND.new_zeros(self.num_requests * self.num_slots, x_ND.shape[-1])
-        return padded.index_copy(0, self.index_N, x_ND).view(self.num_requests, self.num_slots, -1)
+        return padded.index_copy(0, self.index_N, x_ND).view(self.num_requests, self.num_slots, x_ND.shape[-1])
 
     def unpad(self, x_RCD: Tensor) -> Tensor:
         """[R, C, D] -> [N, D]."""
