@@ -298,7 +298,11 @@ def styles() -> Iterator[Built]:
     yield from importlib.import_module("foreign_styles").STYLES.items()
 
 
-LIBRARIES: dict[str, Callable[[], Iterator[Built]]] = {
-    f.__name__: f
-    for f in (deepctr_torch, torchfm, recbole, rtdl_revisiting_models, tabm, transformers, x_transformers, styles)
-} | TABULAR | CTR
+LIBRARIES: dict[str, Callable[[], Iterator[Built]]] = (
+    {
+        f.__name__: f
+        for f in (deepctr_torch, torchfm, recbole, rtdl_revisiting_models, tabm, transformers, x_transformers, styles)
+    }
+    | TABULAR
+    | CTR
+)

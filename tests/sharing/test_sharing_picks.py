@@ -193,7 +193,7 @@ def test_rows_that_do_not_are_refused_with_the_reason(function: Callable[..., An
 
 def ill_conditioned(m: Any, s: Tensor, x: Tensor, t: Tensor, y: Tensor, h: Tensor, i: Tensor) -> Tensor:
     """Sums of thousands that cancel: another order of adding gives another score."""
-    wide = torch.cat([s.mean(1), t], 1) @ torch.cat([m.square, m.square.flip(0)]) * 3e4
+    wide = torch.cat([s.mean(1), t], 1) @ torch.cat([m.square, m.square.flip(0)]) * 1e3
     return torch.sin(wide).sum(1)
 
 

@@ -95,9 +95,13 @@ def _capture_at(module: nn.Module, inputs: ModuleInputs, rows: int, fixed_becaus
         raise refusal from error
     meaning.masked.check()
     captured = _read(program, inputs, module, rows if fixed_because else None, fixed_because)
-    tells = {"assertions": tuple(meaning.assertions), "assumed": meaning.assumed, "picks_rows": meaning.masked.used}
-    tells["loops_over_steps"] = meaning.packed.looped
-    return dataclasses.replace(captured, **tells)
+    return dataclasses.replace(
+        captured,
+        assertions=tuple(meaning.assertions),
+        assumed=meaning.assumed,
+        picks_rows=meaning.masked.used,
+        loops_over_steps=meaning.packed.looped,
+    )
 
 
 _RESERVED = frozenset(dir(fx.GraphModule(nn.Module(), fx.Graph())))
@@ -197,9 +201,7 @@ _NO_REASON = "torch.export cannot capture it"
 
 def _explain_failure(error: Exception) -> Refused:
     text = str(error)
-    reason = next(
-        (why for pattern, why in _KNOWN_FAILURES if re.search(pattern, text)), _NO_REASON
-    )
+    reason = next((why for pattern, why in _KNOWN_FAILURES if re.search(pattern, text)), _NO_REASON)
     first = next((line.strip() for line in text.splitlines() if line.strip()), type(error).__name__)
     return Refused(f"{reason}: {first[:300]}", node="torch.export", source=_line_in_message(text) or _line_of(error))
 

@@ -86,7 +86,7 @@ class MaskedRows:
 
     # ------------------------------------------------------------------------------------------------------- reading
 
-    def read(self, x: Tensor, index: Any, line: Callable[[], str]) -> tuple[bool, Any]:
+    def read(self, x: Any, index: Any, line: Callable[[], str]) -> tuple[bool, Any]:
         """(answered, x[index]) for a boolean mask over the leading dimensions, or for the places of one."""
         if not isinstance(x, Tensor):
             return False, None

@@ -103,7 +103,7 @@ class PackedSequences:
 
 def _by_row(data: Tensor, batch_sizes: Tensor) -> Tensor:
     """Steps [L * B, F] as [B, L, F]."""
-    return data.unflatten(0, (batch_sizes.shape[0], -1)).transpose(0, 1)
+    return data.view(batch_sizes.shape[0], -1, *data.shape[1:]).transpose(0, 1)
 
 
 def _plain(net: nn.RNNBase) -> bool:
