@@ -38,7 +38,8 @@ def prepare(data: Path, out: Path) -> None:
     kept = ["user_id", "video_id", "time_ms", "tab", *labels]
     pl.read_parquet(data / LOG, columns=kept).write_parquet(out / "impressions.parquet")
     past_events(pl.read_parquet(data / "user_sequences.parquet")).write_parquet(out / "past_events.parquet")
-    shutil.copyfile(HERE / "ranking.yaml", out / "ranking.yaml")
+    for spec in ("ranking.yaml", "three_levels.yaml"):
+        shutil.copyfile(HERE / spec, out / spec)
 
 
 def past_events(sequences: pl.DataFrame) -> pl.DataFrame:
