@@ -24,6 +24,7 @@ class TableAdmission:
             assert isinstance(features, FeatureTokens)
             if isinstance(features.table, FusedTable) and any(slot.has_directory for slot in features.table.slots):
                 self._of_side[side] = Admission(features.table, admit=admit, quiet_steps=quiet_steps)
+                self._of_side[side].step = 1  # the step whose batches are counted next
 
     def count(self, inputs: StepInputs) -> None:
         """Count the ids of a batch."""
@@ -38,12 +39,12 @@ class TableAdmission:
     def move(self, optimizer: torch.optim.Optimizer) -> None:
         """After a step; every so many ids move, and rows that change hands forget their momentum."""
         for admission in self._of_side.values():
-            admission.step += 1
             if admission.step % EVERY_STEPS == 0:
                 moves = admission.move()
                 self.entered, self.left = self.entered + moves.entered, self.left + moves.left
                 self.waiting = moves.waiting
                 _forget(optimizer, admission.table.weight, moves.fresh_rows)
+            admission.step += 1
 
     def to_json(self) -> dict[str, int]:
         """Ids that moved in and out over the run, and those that waited for a row at the end."""
