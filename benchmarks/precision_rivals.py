@@ -6,7 +6,7 @@ The shared graph is everything after level 0 at plan (2000, 256, 64, 24) with a 
 survivors' indexes given, all shapes fixed. What rivals get is the same graph with the same inputs: ``torch.compile`` in
 bf16 with frozen weights, ONNX Runtime int8 (dynamic and static) and OpenVINO int8 (NNCF). Ours is the model under the
 policy in FOLDER/artifact (made there where there is none), eager, and with its levels compiled as serving compiles them
-(any number of candidates and any history); where a layer has one scale a row, which has no compiled form, that is told.
+(any number of candidates and any history).
 
 Pair by pair is the model as its author wrote it: history, request and candidate of each row go through the user
 encoder and all levels. Only the last level's 24 candidates are counted, ``PAIRS`` at a time, and nothing of the wider
@@ -74,6 +74,7 @@ class OneEach:
 
     def __init__(self, num_pairs: int) -> None:
         self.num_requests = self.num_candidates = self.num_slots = num_pairs
+        self.request_of_row_Q = None
 
     def pad(self, x_ND: Tensor) -> Tensor:
         return x_ND.unsqueeze(1)

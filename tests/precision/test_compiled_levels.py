@@ -17,6 +17,7 @@ from depthrank.engine.compiled_levels import CompiledExpert, with_compiled_level
 from depthrank.errors import ArtifactError
 from depthrank.model import CandidateInputs, ElasticRanker, LevelConfig, ModelConfig, RequestInputs, SideConfig
 from depthrank.precision import Format, LayerChoice, in_formats, layers_of
+from depthrank.precision.compilable import compilable
 from depthrank.precision.observed import observed
 from depthrank.sharing.compilation import compiler_missing
 
@@ -63,13 +64,16 @@ def levels(model: ElasticRanker, candidates: int, events: int) -> list[torch.Ten
         return model(request, items, some)
 
 
-def int8_choices(ranker: ElasticRanker) -> dict[str, LayerChoice]:
+def int8_choices(ranker: ElasticRanker, dynamic: str = "head_mlp") -> dict[str, LayerChoice]:
+    """Layers of the level in int8, those named with a scale a row; attention in bf16."""
     with observed(ranker) as seen:
         levels(ranker, 50, 30)
     return {
-        name: LayerChoice(Format.INT8_STATIC, seen[name].input_scale())
-        if isinstance(layer, torch.nn.Linear)
-        else LayerChoice(Format.BF16)
+        name: LayerChoice(Format.BF16)
+        if not isinstance(layer, torch.nn.Linear)
+        else LayerChoice(Format.INT8_DYNAMIC)
+        if dynamic in name
+        else LayerChoice(Format.INT8_STATIC, seen[name].input_scale())
         for name, layer in layers_of(ranker).items()
         if name.startswith("experts.0.")
     }
@@ -102,6 +106,21 @@ def test_compiled_agrees_with_eager_at_every_size(made: Any, candidates: int, ev
         assert of_eager <= 0.2 * size, "int8 of random weights 16 wide, not nonsense"
         assert float((own - full).norm()) <= 2 * of_eager + 0.02 * size
         assert float((own - eager).norm()) <= 2 * of_eager + 0.02 * size
+
+
+@pytest.mark.parametrize("format", [Format.INT8_STATIC, Format.INT8_DYNAMIC])
+@pytest.mark.parametrize("rows", [1, 2, 37])
+def test_what_is_exported_computes_what_the_kernel_computes(format: Format, rows: int) -> None:
+    torch.manual_seed(rows)
+    layer = torch.nn.Sequential(torch.nn.Linear(48, 24, bias=False))
+    choices = {"0": LayerChoice(format, 0.04 if format is Format.INT8_STATIC else None)}
+    x_MK = torch.randn(rows, 48) * torch.logspace(-2, 2, rows).unsqueeze(1) ** (format is Format.INT8_DYNAMIC)
+    with torch.inference_mode():
+        exported, kernel, exact = compilable(layer, choices)(x_MK), in_formats(layer, choices)(x_MK), layer(x_MK)
+    for own, quick, full in zip(exported, kernel, exact, strict=True):  # rows differ a thousandfold in size
+        rounding = float((quick - full).norm())
+        assert 1e-4 * float(full.norm()) < rounding < 0.1 * float(full.norm()), "the control: it is rounded"
+        assert float((own - quick).norm()) <= 0.3 * rounding, "a value at the half may go either way"
 
 
 @pytest.mark.slow
@@ -200,8 +219,8 @@ def test_without_a_compiler_the_level_stays_eager(tmp_path: Path, monkeypatch: p
 
 def test_a_format_without_a_compiled_form_is_told(tmp_path: Path) -> None:
     plain = small_ranker()
-    choices = {"experts.0.pool": LayerChoice(Format.INT8_DYNAMIC)}
-    with pytest.raises(ArtifactError, match="pool runs in int8-dynamic, which has no compiled form"):
+    choices = {"experts.0.pool": LayerChoice(Format.FP8_EMULATED)}
+    with pytest.raises(ArtifactError, match="pool runs in fp8-emulated, which has no compiled form"):
         with_compiled_level(plain, in_formats(plain, choices), 1, choices, FINGERPRINT, CompileCache(tmp_path / "c"))
 
 

@@ -29,8 +29,8 @@ def tune(
     ] = None,
     seconds: Annotated[float, typer.Option(min=1, help="For judging layers alone, at most.")] = 120.0,
     compile: Annotated[
-        bool, typer.Option("--compile/--no-compile", help="Try levels as compiled code too: minutes.")
-    ] = False,
+        bool, typer.Option("--compile/--no-compile", help="Try levels as compiled code too: half a minute each.")
+    ] = True,
     seal: Annotated[bool, typer.Option("--seal", help="Only accept this machine's policy as you edited it.")] = False,
     threads: Threads = None,
 ) -> None:

@@ -46,7 +46,10 @@ class WukongLayer(nn.Module):
             mixed_NOD += mixed_RUD if single else mixed_RUD[request_of_candidate_N]
             fm_NTk = self._dots_with_request(candidate_NCD, dots_NCC, request_RUD, request_of_candidate_N)
         fm_NFD = self.fm_mlp(self.fm_norm(fm_NTk.flatten(1))).view(n, self.num_fm, self.width)
-        mixed_NOD[:, : self.num_fm] += fm_NFD
+        if torch.compiler.is_exporting():  # a compiler writes a concat in one pass, and a slice by scattering rows
+            mixed_NOD = torch.cat((mixed_NOD[:, : self.num_fm] + fm_NFD, mixed_NOD[:, self.num_fm :]), dim=1)
+        else:
+            mixed_NOD[:, : self.num_fm] += fm_NFD
         return self.norm(mixed_NOD)  # type: ignore[no-any-return]
 
     def _dots_with_request(

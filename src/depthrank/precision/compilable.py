@@ -1,8 +1,11 @@
 """Layers in a format as plain operators that torch's compiler turns into the same kernels, fused with what is around.
 
 Packed weights are opaque to an export, so here a layer says what it means and the compiler packs: bf16 as a cast and a
-product, int8-static as quantize and dequantize around one, which Inductor's freezing turns into oneDNN's integer
-product with its neighbours (norms, activations) fused into the rounding.
+product, int8 as quantize and dequantize around one, which Inductor's freezing turns into oneDNN's integer product with
+its neighbours (norms, activations) fused into the rounding. A scale a row (int8-dynamic) is the same with scale 1: the
+rows are divided by their own scales before it, and multiplied by them after it.
+
+Legend: M rows, K inputs, N outputs.
 """
 
 from __future__ import annotations
@@ -23,7 +26,7 @@ from depthrank.precision.int8_linear import LARGEST, MIDDLE, TINIEST
 
 Model = TypeVar("Model", bound=nn.Module)
 NARROW = 16  # torch 2.13 compiles an int8 product of 2 outputs to wrong numbers; heads are no work anyway
-COMPILABLE = (Format.FP32, Format.FP32_PACKED, Format.BF16, Format.INT8_STATIC)
+COMPILABLE = (Format.FP32, Format.FP32_PACKED, Format.BF16, Format.INT8_STATIC, Format.INT8_DYNAMIC)
 
 
 def compilable(model: Model, choices: Mapping[str, LayerChoice]) -> Model:
@@ -38,8 +41,7 @@ def compilable(model: Model, choices: Mapping[str, LayerChoice]) -> Model:
             made[name] = _Attention(torch.bfloat16 if choice.format is Format.BF16 else torch.float32)
         elif choice.format is Format.BF16:
             made[name] = _Bf16Linear(layer.weight)  # type: ignore[arg-type]
-        elif choice.format is Format.INT8_STATIC and layer.out_features >= NARROW:  # type: ignore[operator]
-            assert choice.input_scale is not None
+        elif choice.format.is_int8 and layer.out_features >= NARROW:  # type: ignore[operator]
             made[name] = _Int8Linear(layer.weight, choice.input_scale)  # type: ignore[arg-type]
     return replaced(model, made)
 
@@ -68,7 +70,8 @@ class _Int8Linear(nn.Module):
     scale_N: Tensor
     zeros_N: Tensor
 
-    def __init__(self, weight_NK: Tensor, input_scale: float) -> None:
+    def __init__(self, weight_NK: Tensor, input_scale: float | None) -> None:
+        """``input_scale`` None: one a row."""
         super().__init__()
         self.input_scale = input_scale
         weight_NK = weight_NK.detach().float()
@@ -79,8 +82,14 @@ class _Int8Linear(nn.Module):
         _quantized_operators()
 
     def forward(self, x: Tensor) -> Tensor:
+        if self.input_scale is not None:
+            return self._product(x, self.input_scale)
+        scale_M1 = x.abs().amax(dim=-1, keepdim=True).clamp_min(TINIEST) / LARGEST
+        return self._product(x / scale_M1, 1.0) * scale_M1
+
+    def _product(self, x: Tensor, scale: float) -> Tensor:
         operators = torch.ops.quantized_decomposed
-        of_input = (self.input_scale, MIDDLE, 0, 255, torch.uint8)
+        of_input = (scale, MIDDLE, 0, 255, torch.uint8)
         q = operators.quantize_per_tensor(x, *of_input)
         back = operators.dequantize_per_tensor(q, *of_input)
         weight_NK = operators.dequantize_per_channel(

@@ -204,18 +204,16 @@ def _report(
     on_phase: Callable[[str], None],
 ) -> Tuned:
     """Time and judge the joint choice; a choice that is not faster is given up for fp32."""
-    if settings.compile:
-        formats = _compilable(table, formats, verifier, settings)
     choices = table.choices(formats)
     served = in_formats(table.model, choices)
     compiled: dict[int, dict[str, Any]] = {}
-    if settings.compile and choices:
+    if settings.compile:
         served, compiled = compiled_where_faster(calibration, served, choices, hardware.fingerprint, on_phase)
     kept_levels = tuple(level for level, row in compiled.items() if row["kept"])
     if kept_levels and not verifier.accuracy(served).within(settings.limits):
         served, kept_levels = in_formats(table.model, choices), ()
     speeds = measure_plans(calibration, served)
-    if speeds["speedup"] <= 1.0 and choices:
+    if speeds["speedup"] <= 1.0 and (choices or kept_levels):
         formats = {name: Format.FP32 for name in formats}
         choices, served, kept_levels = {}, table.model, ()
         speeds = measure_plans(calibration, served)
@@ -263,12 +261,6 @@ def _report(
         measured={name: figures[name] for name in MEASURED},
     )
     return Tuned(policy, figures)
-
-
-def _compilable(table: LayerTable, formats: Assignment, verifier: Judge, settings: Settings) -> Assignment:
-    """One scale a row has no compiled form: such layers take one scale a layer, where that holds the limits too."""
-    static: Assignment = {n: Format.INT8_STATIC if f is Format.INT8_DYNAMIC else f for n, f in formats.items()}
-    return static if verifier.accuracy(table.model_in(static)).within(settings.limits) else formats
 
 
 def _rung(rates: CostRates, widths: Sequence[int], history: float) -> dict[str, Any]:

@@ -36,7 +36,7 @@ class Settings:
     plans: tuple[Plan, ...] = ()
     judge_seconds: float = 120.0
     layer_seconds: float = 0.02
-    compile: bool = False
+    compile: bool = True  # try levels as compiled code, where there is a compiler
 
 
 class Calibration:
