@@ -32,6 +32,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from depthrank.precision import AttentionLayer, layers_of
+from depthrank.precision.in_formats import replaced
+
 PLAN = (2_000, 256, 64, 24)
 PAIRS = 4
 ROUNDS_AT_LEAST = 5
@@ -83,11 +86,25 @@ class OneEach:
         return x_R1D.squeeze(1)
 
 
+class WrittenOut(AttentionLayer):
+    """Attention as two products and a softmax: what an ONNX export can say."""
+
+    def forward(self, q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None, *, causal: bool = False) -> Tensor:
+        scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-2, -1)
+        scores = scores if bias is None else scores + bias
+        if causal:
+            scores = scores + torch.full((q.shape[2], k.shape[2]), -1e9).triu(1)
+        mixed: Tensor = scores.softmax(dim=-1) @ v
+        return mixed
+
+
 class PairByPair(nn.Module):
     """User encoder and all levels for rows of (history, request, candidate)."""
 
     def __init__(self, model: Any) -> None:
         super().__init__()
+        attention = [name for name, layer in layers_of(model).items() if isinstance(layer, AttentionLayer)]
+        model = replaced(model, {name: WrittenOut() for name in attention})
         self.encoder, self.experts, self.layers = model.encoder, model.experts, model.config.encoder_layers
 
     def forward(
