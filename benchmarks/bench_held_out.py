@@ -51,7 +51,7 @@ def measure(folder: Path, seconds: float) -> dict[str, Any]:
     from depthrank.training.tuning_requests import Settings
 
     spec, url, found = folder / "ranking.yaml", f"lmdb:{folder / 'events'}", {}
-    settings = Settings(requests=REQUESTS, judge_seconds=seconds)
+    settings = Settings(requests=REQUESTS, judge_seconds=seconds, compile=False)
     with tempfile.TemporaryDirectory() as own:
         artifact = Path(own) / "artifact"
         shutil.copytree(folder / "artifact0", artifact, ignore=shutil.ignore_patterns("policies"))

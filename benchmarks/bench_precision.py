@@ -1,13 +1,13 @@
 """What number formats by layer, and compiled levels, are worth on this machine: the largest preset.
 
-    python benchmarks/bench_precision.py [--threads 1] [--seconds 240] [--compile] [--rivals] [--world DIR] [--plan F]
+    python benchmarks/bench_precision.py [--threads 1] [--seconds 240] [--no-compile] [--rivals] [--world DIR] [--plan F]
         [--json F]
 
 The large preset with random weights (time does not depend on them) is tuned at plan (2000, 256, 64, 24), set by hand,
 or at a fitted one (``--plan``: JSON of ``quality/fitted_plan.py``), and then runs in turn: eager fp32 with torch's
 defaults, eager fp32 with ``set_float32_matmul_precision("medium")`` (the best fp32 setting, which every speed-up is
-quoted against), bf16 in every layer, the tuned policy, and, where levels were compiled (``--compile``: 20 to 60 s a
-level, once a cache), the same without them. ``--rivals``: ``precision_rivals`` with this policy.
+quoted against), bf16 in every layer, the tuned policy with the levels compiled that are faster so (20 to 60 s a level,
+once a cache), and the same without compiled levels. ``--rivals``: ``precision_rivals`` with this policy.
 
 The Amdahl bound is what the layers' own times promise for the whole, everything else unchanged; compiled levels also
 fuse what is around layers, so they may pass it. MFU: operations of all products, each over the peak of its format
@@ -63,7 +63,7 @@ def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--seconds", type=float, default=240.0, help="about how long to measure")
-    parser.add_argument("--compile", action="store_true", help="try compiled levels too (a minute a level, once)")
+    parser.add_argument("--compile", action=argparse.BooleanOptionalAction, default=True, help="try compiled levels")
     parser.add_argument("--rivals", action="store_true")
     parser.add_argument("--plan", type=Path, help="JSON with a fitted plan, instead of the one set by hand")
     parser.add_argument("--world", type=Path, help="where the large preset was built before, or is to be")
