@@ -12,9 +12,10 @@ thread is timed by the CPU time that it used, so that other processes disturb li
 
 Variants. ``eager`` is the model as given. ``folded`` has its batch norms folded into linears, ``graph`` is that,
 exported to one flat graph: neither shares, and all further rivals start from ``folded``, so that they too have it:
-``compile``, ``vmap`` (candidates mapped, request held), ``compile_vmap``, ``ort`` (ONNX Runtime). Ours: ``ours_plain``
-shares ``eager``; ``ours``, ``ours_compiled``, ``bound`` (item-only values from a catalogue) and ``bound_compiled``
-share ``folded``. Pair-by-pair rivals get their replicated inputs for nothing: the copy is not timed.
+``compile``, ``vmap`` (candidates mapped, request held), ``compile_vmap``, ``ort`` (ONNX Runtime), and with ``--ahead``
+``ahead`` (an AOTInductor package). Ours: ``ours_plain`` shares ``eager``; ``ours``, ``ours_compiled``, ``ours_ahead``
+(``compile_ahead``), ``bound`` (item-only values from a catalogue) and ``bound_compiled`` share ``folded``.
+Pair-by-pair rivals get their replicated inputs for nothing: the copy is not timed.
 
 The floor is the time of the work that is left in ``ours``: its matrix-product FLOPs at the rate measured for a square
 product of N rows, plus the bytes that its kernels read and write at the bandwidth measured for a copy. The cap is the
@@ -46,7 +47,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from counted_work import CountedBytes
-from depthrank.cli.threads import set_torch_threads
+from depthrank.cli.threads import keep_freed_memory
 from machine_facts import COPIED_FLOATS, machine_facts, show_facts, torch_facts
 from sharing_table import RIVALS, summary, table
 
@@ -56,6 +57,7 @@ import zoo
 from zoo.oracle import by_vmap, counted_flops, largest_difference, pairwise
 
 OURS = ("ours_plain", "ours", "ours_compiled", "bound", "bound_compiled")
+AHEAD = ("ahead", "ours_ahead")
 BRIEF = ("eager", "folded", "graph", "ort", "ours", "bound")  # what builds in seconds
 COMPILED = ("eager", "folded", "compile", "ort", "ours", "ours_compiled", "bound", "bound_compiled")
 COMPILED_WHEN_BRIEF = ("DCN", "MMOE", "DIN")  # half a minute to a minute each
@@ -129,6 +131,12 @@ class Contestants:
     def build_compile(self) -> Callable[[zoo.Inputs], Call]:
         return self.pair_by_pair(torch.compile(self.folded, dynamic=True))
 
+    def build_ahead(self) -> Callable[[zoo.Inputs], Call]:
+        path = Path(tempfile.mkdtemp()) / "original.pt2"
+        torch._inductor.aoti_compile_and_package(self.exported(), package_path=str(path))
+        package = torch._inductor.aoti_load_package(str(path))
+        return lambda inputs: bind_call(package, *self.columns(inputs))
+
     def build_vmap(self) -> Callable[[zoo.Inputs], Call]:
         return lambda inputs: lambda: by_vmap(self.model, self.folded, inputs)
 
@@ -177,6 +185,10 @@ class Contestants:
 
     def build_ours_compiled(self) -> Callable[[zoo.Inputs], Call]:
         compiled = self.shared.compile()
+        return lambda inputs: bind_call(compiled, inputs.request, inputs.candidate)
+
+    def build_ours_ahead(self) -> Callable[[zoo.Inputs], Call]:
+        compiled = self.shared.compile_ahead(tempfile.mkdtemp())
         return lambda inputs: bind_call(compiled, inputs.request, inputs.candidate)
 
     def build_bound(self) -> Callable[[zoo.Inputs], Call]:
@@ -318,7 +330,8 @@ def measure_model(name: str, args: argparse.Namespace, save: Callable[[list[dict
     """All variants of one model at every number of threads and N; ``save`` keeps what a time-out would lose."""
     model = zoo.make(name, zoo.SMALL if args.small else zoo.FULL)
     variants = BRIEF if args.brief == "plain" else COMPILED if args.brief == "compiled" else (*RIVALS, *OURS)
-    wanted = tuple(v for v in variants if not (args.no_compile and "compile" in v))
+    wanted = tuple(v for v in variants if v not in AHEAD and not (args.no_compile and "compile" in v))
+    wanted += AHEAD if args.ahead else ()
     field = Contestants(model, args.threads[0], wanted)
     results: list[dict[str, Any]] = []
     for threads in args.threads:
@@ -397,7 +410,8 @@ def floors(
 
 
 def worker(args: argparse.Namespace) -> None:
-    set_torch_threads(args.threads[0])  # and matmul precision medium, and freed memory kept: for every variant alike
+    torch.set_num_threads(args.threads[0])
+    keep_freed_memory()  # for every variant alike; products stay in fp32, torch's default, as ONNX Runtime's do
     warnings.simplefilter("ignore")
     target = Path(args.worker)
     with torch.inference_mode(False), torch.no_grad():
@@ -416,7 +430,7 @@ def run_worker(
         command = [sys.executable, __file__, "--worker", str(target), "--models", name, "--threads",
                    ",".join(map(str, threads)), "--seconds", str(args.seconds), "--candidates",
                    ",".join(map(str, args.candidates)), "--worker-brief", brief]  # fmt: skip
-        command += ["--small"] * args.small + ["--no-compile"] * args.no_compile
+        command += ["--small"] * args.small + ["--no-compile"] * args.no_compile + ["--ahead"] * args.ahead
         env = os.environ | {"OMP_NUM_THREADS": str(max(threads)), "OMP_WAIT_POLICY": "PASSIVE"}
         with open(Path(folder) / "stderr", "w+") as log:
             process = subprocess.Popen(command, env=env, stdout=log, stderr=log, start_new_session=True)
@@ -464,6 +478,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--brief", action="store_true", help="all of it in about a quarter of an hour, see above")
     parser.add_argument("--small", action="store_true", help="the small sizes of the tests")
     parser.add_argument("--no-compile", action="store_true", help="leave compiled variants out")
+    parser.add_argument("--ahead", action="store_true", help="AOTInductor packages too, of the original and of ours")
     parser.add_argument("--json", type=Path)
     parser.add_argument("--again", action="store_true", help="measure these models again")
     parser.add_argument("--worker", help=argparse.SUPPRESS)

@@ -293,7 +293,7 @@ def x_transformers() -> Iterator[Built]:
 
 def styles() -> Iterator[Built]:
     """Rankers written anew in the ways of public code."""
-    for module in ("foreign_style_sequences", "foreign_style_texts", "foreign_style_scenes"):
+    for module in ("foreign_style_sequences", "foreign_style_texts", "foreign_style_scenes", "foreign_style_habits"):
         importlib.import_module(module)
     yield from importlib.import_module("foreign_styles").STYLES.items()
 

@@ -9,6 +9,7 @@ A library that is not installed is left out and said so. An environment for all 
     /tmp/foreign/bin/pip install --no-deps deepctr-torch torchfm recbole rtdl-revisiting-models tabm rtdl-num-embeddings
     /tmp/foreign/bin/pip install --no-deps einops einx loguru colorlog texttable tabulate thop h5py
     /tmp/foreign/bin/pip install --no-deps pytorch-widedeep tab-transformer-pytorch pytorch-tabnet fuxictr rectools
+    /tmp/foreign/bin/pip install --no-deps mlgb rec-pangu funrec
     /tmp/foreign/bin/pip install transformers x-transformers
 
 The library ``styles`` is our own: rankers written anew in the ways of public code (``foreign_styles`` and the two
@@ -79,6 +80,7 @@ def judge(build: Callable[[], tuple[nn.Module, Any, Any]], rows: int) -> dict[st
         "written_out_bytes": sum(w.bytes_per_candidate for w in report.written_out),
         "flops_saved": ratio(at),
         "flops_saved_bound": ratio(bound),
+        "calls_run": "shared" if report.pays else "original",
     }
     if rows:
         found |= times(module, shared, inputs, split_sides(inputs, request), rows)
@@ -111,7 +113,6 @@ def times(module: nn.Module, shared: Any, inputs: ModuleInputs, sides: Sides, ro
                     taken[name].append(1e3 * (time.process_time() - start))
     ms = {name: statistics.median(v) for name, v in taken.items()}
     return {
-        "calls_run": "shared" if shared.report.pays else "original",
         "eager_ms": round(ms["eager"], 3),
         "x_eager": round(ms["eager"] / ms["shared"], 2),
         "x_eager_bound": round(ms["eager"] / ms["bound"], 2),
@@ -160,7 +161,7 @@ def line(name: str, found: dict[str, Any]) -> str:
         text = f"gap {found['gap']:.0e}, {saved}, {found['seconds']} s"
         if "x_eager" in found:
             text += f", {found['eager_ms']} ms eager / {found['x_eager']} / bound {found['x_eager_bound']}"
-            text += "" if found["calls_run"] == "shared" else " (calls run the original)"
+        text += "" if found["calls_run"] == "shared" else " (calls run the original)"
         return f"  {name:40} {found['outcome']:9} {text} {found.get('why', '')}"
     return f"  {name:40} {found['outcome']:9} {found['why']} {found.get('source', '')}"
 

@@ -22,7 +22,7 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
 from counted_work import MORE_FORMULAS, CountedBytes
-from depthrank.cli.threads import set_torch_threads
+from depthrank.cli.threads import keep_freed_memory
 from machine_facts import median_seconds
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "sharing"))
@@ -86,7 +86,8 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--code", action="store_true", help="print the candidate part's code")
     args = parser.parse_args()
-    set_torch_threads(args.threads)
+    torch.set_num_threads(args.threads)
+    keep_freed_memory()
     from depthrank.sharing import share
 
     model = zoo.make(args.model, zoo.FULL)
@@ -102,12 +103,12 @@ def main() -> None:
     with torch.no_grad():
         requests = [inputs.request[n] for n in parts.request_names]
         print("request part:", end=" ")
-        profile(parts.request, requests, args.rounds, min(args.top, 5))
+        profile(parts.request_module, requests, args.rounds, min(args.top, 5))
         state = parts.encode(inputs.request)
         like = next(iter(inputs.candidate.values()))
         own = [candidate[n] for n in parts.candidate_names]
         print("candidate part:", end=" ")
-        part = parts.candidates(True)
+        part = parts.candidates_module(True)
         profile(part, [*own, *state, *tables, *([] if rows is None else [rows]), like], args.rounds, args.top)
         if args.code:
             print(part.code)

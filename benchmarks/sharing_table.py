@@ -6,7 +6,8 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-RIVALS = ("eager", "folded", "graph", "compile", "vmap", "compile_vmap", "ort")
+RIVALS = ("eager", "folded", "graph", "compile", "vmap", "compile_vmap", "ort", "ahead")
+COMPILED = ("compile", "compile_vmap", "ahead")
 
 
 def table(result: dict[str, Any]) -> str:
@@ -34,7 +35,7 @@ def ratios(row: Mapping[str, Any]) -> dict[str, float]:
     rivals = [ms[name] for name in RIVALS if name in ms]
     out: dict[str, float] = {}
     for ours in ("ours", "bound"):
-        best = min((ms[name] for name in (ours, f"{ours}_compiled") if name in ms), default=None)
+        best = min((ms[name] for name in (ours, f"{ours}_compiled", f"{ours}_ahead") if name in ms), default=None)
         if best is None or not rivals:
             continue
         out[f"{ours}_vs_eager"] = ms["eager"] / best if "eager" in ms else math.nan
@@ -50,6 +51,11 @@ def ratios(row: Mapping[str, Any]) -> dict[str, float]:
         out["not_sharing_graph"] = ms["folded"] / ms["graph"]
     if "graph" in ms and "ours" in ms:
         out["sharing_alone"] = ms["graph"] / ms["ours"]
+    plain = [ms[name] for name in RIVALS if name in ms and name not in COMPILED]
+    if plain and "ours" in ms:
+        out["uncompiled_vs_best_rival"] = min(plain) / ms["ours"]
+    if "ahead" in ms and "ours_ahead" in ms:
+        out["sharing_alone_ahead"] = ms["ahead"] / ms["ours_ahead"]
     if "compile" in ms and "ours_compiled" in ms:
         out["sharing_alone_compiled"] = ms["compile"] / ms["ours_compiled"]
     return out
@@ -67,7 +73,8 @@ def summary(results: list[dict[str, Any]]) -> list[dict[str, Any]]:
         for size, row in result["sizes"].items():
             rows.setdefault((result["threads"], size), []).append(ratios(row))
     keys = ("ours_vs_eager", "ours_vs_best_rival", "ours_cap", "bound_vs_eager", "bound_vs_best_rival", "bound_cap",
-            "not_sharing_fold", "not_sharing_graph", "sharing_alone", "sharing_alone_compiled")  # fmt: skip
+            "not_sharing_fold", "not_sharing_graph", "sharing_alone", "sharing_alone_compiled",
+            "sharing_alone_ahead", "uncompiled_vs_best_rival")  # fmt: skip
     return [
         {"threads": threads, "candidates": int(size), "models": len(found)}
         | {key: geometric_mean([r[key] for r in found if key in r]) for key in keys}

@@ -11,15 +11,17 @@ import zoo
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
+from zoo import compiled
 from zoo.oracle import largest_difference, pairwise
 
 from depthrank.sharing import Shared, share
 from depthrank.sharing.blocks import blocks_of, rows_per_block
 from depthrank.sharing.cost import work_by_region
 from depthrank.sharing.in_place import writes_in_place
-from depthrank.sharing.inputs import read_example, split_sides
+from depthrank.sharing.inputs import Sides, read_example, split_sides
 from depthrank.sharing.ir import Graph, Node, Region
 from depthrank.sharing.lowering import lower
+from depthrank.sharing.lowering.run_alike_together import run_alike_together
 from depthrank.sharing.program import Program
 from depthrank.sharing.verify import distance, draw_inputs, run_program_in_double
 
@@ -73,6 +75,40 @@ def test_lookups_become_one_a_side_unless_their_tables_are_large(monkeypatch: py
     assert "embedding" not in operators(lower(program))
     monkeypatch.setattr(sys.modules["depthrank.sharing.lowering.look_up_together"], "MOST_TABLE_BYTES", 100)
     assert "look_up_together" not in operators(lower(program))
+
+
+def test_products_of_field_pairs_run_as_one_and_are_read_without_a_copy() -> None:
+    program = compiled.shared("FiBiNet", zoo.SMALL).program
+    products = [n.numel for n in program.graph.live() if n.op == "aten.mul.Tensor" and n.region == Region.MIXED]
+    lowered = lower(program)
+    joined = [n.numel for n in lowered.graph.live() if n.op == "aten.mul.Tensor" and n.region == Region.MIXED]
+    assert len(joined) < len(products) / 3
+    assert sum(joined) == sum(products)
+    read = [n for n in lowered.graph.live() if n.op == "cat" and n.region == Region.MIXED]
+    assert max(len(n.args[0]) for n in read) < 20
+
+
+def test_operations_that_need_each_other_run_in_turn() -> None:
+    graph = Graph()
+    x = graph.input("x", Region.MIXED, (4,), torch.float32)
+    steps = [x]
+    for _ in range(6):
+        steps.append(pointwise(graph, "aten.exp.default", steps[-1]))
+    sides = [pointwise(graph, "aten.neg.default", node) for node in steps]
+    graph.outputs = sides
+    program = Program(graph, Sides((), ("x",), {}, {}), (), None, ())
+    assert operators(run_alike_together(program)) == operators(program)
+    inputs = [graph.input(f"x{k}", Region.MIXED, (4,), torch.float32) for k in range(6)]
+    graph.outputs = [pointwise(graph, "aten.neg.default", node) for node in inputs]
+    assert operators(run_alike_together(program)).count("aten.neg.default") == 1
+
+
+def test_a_flat_part_answers_as_its_module() -> None:
+    model, _, shared = shared_model("DIN")
+    inputs = model.draw(6, 1, 5)
+    given = [inputs.request[n] for n in shared.parts.request_names]
+    for a, b in zip(shared.parts.request(*given), shared.parts.request_module(*given), strict=True):
+        assert torch.equal(a, b)
 
 
 @pytest.mark.parametrize("wrong", [-1, 50])

@@ -120,8 +120,26 @@ def operators(m: Any, s: Tensor, x: Tensor, t: Tensor, y: Tensor, h: Tensor, i: 
     )
 
 
+def selected_by_one_mask_and_written_by_its_twin(
+    m: Any, s: Tensor, x: Tensor, t: Tensor, y: Tensor, h: Tensor, i: Tensor
+) -> Tensor:
+    """The rows that have a history, packed, as public code of DIEN has it: the same comparison is written twice."""
+    lengths = (h.ne(0).sum(1) - 3).clamp(min=0)
+    mask = lengths > 0
+    kept = lengths[mask]
+    if kept.shape[0] == 0:
+        return torch.zeros(h.size(0))
+    keys = torch.masked_select(s, mask.view(-1, 1, 1)).view(-1, STEPS, D)
+    packed = rnn.pack_padded_sequence(keys, kept.cpu(), True, enforce_sorted=False)
+    states, _ = rnn.pad_packed_sequence(m.gru(packed)[0], True, total_length=STEPS)
+    out, again = torch.zeros_like(t), lengths > 0
+    out[again] = torch.masked_select(t, again.unsqueeze(1)).view(-1, D) * states.mean(1)
+    return out.sum(1)
+
+
 KEPT = [
     towers_by_any, experts_by_places, rows_by_nonzero, sorted_and_back, softmax_less_the_maximum, operators,
+    selected_by_one_mask_and_written_by_its_twin,
 ]  # fmt: skip
 
 
@@ -164,6 +182,17 @@ def maximum_that_is_read(m: Any, s: Tensor, x: Tensor, t: Tensor, y: Tensor, h: 
     return torch.exp(scores - scores.max()).sum(1)
 
 
+def written_by_a_mask_of_other_values(
+    m: Any, s: Tensor, x: Tensor, t: Tensor, y: Tensor, h: Tensor, i: Tensor
+) -> Tensor:
+    """The same comparison of values that were written to in between."""
+    out, flags = torch.zeros_like(t), x[:, 0].clone()
+    rows = m.lin(t[flags > 0])
+    flags.copy_(flags.flip(0))
+    out[flags > 0] = rows
+    return (out * s.mean(1)).sum(1)
+
+
 def state_of_a_loop(m: Any, s: Tensor, x: Tensor, t: Tensor, y: Tensor, h: Tensor, i: Tensor) -> Tensor:
     """The last state of a step that not every row has."""
     data, sizes, _, back = rnn.pack_padded_sequence(s, h.ne(0).sum(1), True, enforce_sorted=False)
@@ -181,6 +210,7 @@ def state_of_a_loop(m: Any, s: Tensor, x: Tensor, t: Tensor, y: Tensor, h: Tenso
         (branch_that_does_more, "depends on the values of the batch|other rows of the batch"),
         (branch_never_left, "no check input showed the other case"),
         (maximum_that_is_read, "over the batch dimension mixes rows"),
+        (written_by_a_mask_of_other_values, "mixes rows|not written back|other rows of the batch"),
         (own_loop_over_steps, "particular rows|tied to a fixed number"),
         (state_of_a_loop, "depends on the values of the batch|particular rows|tied to a fixed number"),
     ],

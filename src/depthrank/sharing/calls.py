@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import NoReturn
 
 import torch
 from torch import Tensor
@@ -12,25 +14,59 @@ from depthrank.sharing.inputs import Sides
 from depthrank.sharing.program import Program
 
 
+@dataclass(frozen=True)
+class Expected:
+    """What one side of a call must hold: ``fields`` are names with sizes after the rows and dtype (None: any)."""
+
+    side: str
+    fields: tuple[tuple[str, tuple[int, ...], torch.dtype | None], ...]
+
+    @classmethod
+    def of(cls, program: Program, names: Sequence[str], side: str, packed: bool) -> Expected:
+        return cls(side, tuple((n, dims_of(program, n, packed), program.dtypes.get(n)) for n in names))
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(name for name, _, _ in self.fields)
+
+    def rows(self, given: Mapping[str, Tensor]) -> int:
+        """The number of rows of these inputs; raises ``SharingError`` that names what is missing or misshapen."""
+        if len(given) != len(self.fields):
+            _refuse_names(given, self.names, self.side)
+        rows = -1
+        for name, dims, dtype in self.fields:
+            tensor = given.get(name)
+            if not isinstance(tensor, Tensor):
+                self._refuse(given)
+            shape = tensor.shape
+            if not shape or shape[1:] != dims or (tensor.dtype is not dtype and dtype is not None):
+                self._refuse(given)
+            if shape[0] != rows:
+                if rows >= 0:
+                    self._refuse(given)
+                rows = shape[0]
+        return max(rows, 0)
+
+    def _refuse(self, given: Mapping[str, Tensor]) -> NoReturn:
+        """Raises the error for inputs of which one does not fit."""
+        if given.keys() != set(self.names):
+            _refuse_names(given, self.names, self.side)
+        for name, dims, dtype in self.fields:
+            tensor = given[name]
+            if not isinstance(tensor, Tensor):
+                raise SharingError(f"{self.side}[{name!r}] is a {type(tensor).__name__}; expected a tensor")
+            if tensor.dim() == 0 or tuple(tensor.shape[1:]) != dims:
+                shape = list(tensor.shape)
+                raise SharingError(f"{self.side}[{name!r}] has shape {shape}; expected {['rows', *dims]}")
+            if dtype is not None and tensor.dtype != dtype:
+                raise SharingError(f"{self.side}[{name!r}] is {tensor.dtype}; the example was {dtype}")
+        rows = {name: given[name].shape[0] for name in self.names}
+        raise SharingError(f"{self.side} differ in their number of rows: {rows}")
+
+
 def check_rows(program: Program, given: Mapping[str, Tensor], names: Sequence[str], side: str, packed: bool) -> int:
     """The number of rows of these inputs; raises ``SharingError`` that names what is missing, unknown or misshapen."""
-    if given.keys() != set(names):
-        _refuse_names(given, names, side)
-    rows: dict[str, int] = {}
-    for name in names:
-        tensor = given[name]
-        if not isinstance(tensor, Tensor):
-            raise SharingError(f"{side}[{name!r}] is a {type(tensor).__name__}; expected a tensor")
-        dims = dims_of(program, name, packed)
-        if tuple(tensor.shape[1:]) != dims or tensor.dim() == 0:
-            expected = ["rows", *dims]
-            raise SharingError(f"{side}[{name!r}] has shape {list(tensor.shape)}; expected {expected}")
-        if tensor.dtype != program.dtypes.get(name, tensor.dtype):
-            raise SharingError(f"{side}[{name!r}] is {tensor.dtype}; the example was {program.dtypes[name]}")
-        rows[name] = tensor.shape[0]
-    if len(set(rows.values())) > 1:
-        raise SharingError(f"{side} differ in their number of rows: {rows}")
-    return next(iter(rows.values()), 0)
+    return Expected.of(program, names, side, packed).rows(given)
 
 
 def dims_of(program: Program, name: str, request: bool) -> tuple[int, ...]:
@@ -41,7 +77,7 @@ def dims_of(program: Program, name: str, request: bool) -> tuple[int, ...]:
     return program.dims[name]
 
 
-def _refuse_names(given: Mapping[str, Tensor], names: Sequence[str], side: str) -> None:
+def _refuse_names(given: Mapping[str, Tensor], names: Sequence[str], side: str) -> NoReturn:
     missing = [n for n in names if n not in given]
     unknown = [n for n in given if n not in names]
     text = f"{side} are {sorted(given)}; expected {sorted(names)}"

@@ -135,8 +135,8 @@ def compile_parts_ahead(parts: Parts, sample: Sample, folder: Path) -> tuple[Par
     requests = [sample.request[n] for n in parts.request_names]
     packages = {}
     for name, part, given, dynamic in (
-        ("request", parts.request, requests, set()),
-        ("candidate", parts.candidates(True), arguments, moving),
+        ("request", parts.request_module, requests, set()),
+        ("candidate", parts.candidates_module(True), arguments, moving),
     ):
         path = folder / f"{key}-{name}.pt2"
         if not path.exists() and given:

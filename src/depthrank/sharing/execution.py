@@ -7,10 +7,11 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, fx
 
 from depthrank.sharing.blocks import blocks_of, rows_per_block
 from depthrank.sharing.calls import group_slots
+from depthrank.sharing.flat import flat
 from depthrank.sharing.ir import Node, Region
 from depthrank.sharing.lowering import lower
 from depthrank.sharing.program import Program, emit_candidates, emit_part, row_arguments
@@ -24,12 +25,13 @@ class Parts:
     def __init__(self, program: Program) -> None:
         self.program = program = lower(program)
         self.constants = program.fold_constants()
-        self.request: Callable[..., Any] = emit_part(program, Region.REQUEST, self.constants)
+        self.request_module = emit_part(program, Region.REQUEST, self.constants)
+        self.request: Callable[..., Any] = flat(self.request_module)
         self.item: Callable[..., Any] | None = (
             emit_part(program, Region.ITEM, self.constants) if program.bound else None
         )
         self._candidates: dict[bool, Callable[..., Any]] = {}
-        self._compile: Callable[[Any], Any] = lambda module: module
+        self._compile: Callable[[Any], Any] = flat
         self.request_names = tuple(n.name for n in program.inputs_of(Region.REQUEST))
         self.item_names = tuple(n.name for n in program.inputs_of(Region.ITEM))
         self._row_arguments = {single: row_arguments(program, single) for single in (True, False)}
@@ -39,13 +41,17 @@ class Parts:
     def candidates(self, single: bool) -> Callable[..., Any]:
         """The candidate part for one request (broadcasting) or for several (indexed)."""
         if single not in self._candidates:
-            self._candidates[single] = self._compile(emit_candidates(self.program, self.constants, single))
+            self._candidates[single] = self._compile(self.candidates_module(single))
         return self._candidates[single]
+
+    def candidates_module(self, single: bool) -> fx.GraphModule:
+        """The candidate part as a module, for compilers."""
+        return emit_candidates(self.program, self.constants, single)
 
     def passed_through(self, compiler: Callable[[Any], Any]) -> Parts:
         """The same parts, each passed through a compiler: the request part now, candidate parts when needed."""
         other = copy.copy(self)
-        other.request = compiler(self.request)
+        other.request = compiler(self.request_module)
         other._candidates = {}
         other._compile = compiler
         return other

@@ -21,6 +21,7 @@ from depthrank.sharing.refusal import Refused
 _ADDS = (torch.index_add, Tensor.index_add, Tensor.index_add_)
 _COPIES = (torch.index_copy, Tensor.index_copy, Tensor.index_copy_)
 _SELECTS = (torch.index_select, Tensor.index_select)
+_COMPARISONS = ("gt", "ge", "lt", "le", "ne", "eq")
 _KEEP_PLACES = ("squeeze", "flatten", "view", "reshape", "long", "to", "contiguous", "detach", "clone")
 
 
@@ -37,6 +38,8 @@ class MaskedRows:
 
     def __init__(self, is_batch: Callable[[Any], bool]) -> None:
         self._is_batch = is_batch
+        self._alias: dict[int, Tensor] = {}  # a mask -> the mask made before it in the same words
+        self._words: dict[Any, tuple[Tensor, Tensor]] = {}  # (comparison, of what, with) -> its first mask, of what
         self._picked: dict[int, Tensor] = {}
         self._places: dict[int, tuple[Tensor, Places]] = {}  # id of a tensor of positions -> it, what it names
         self._unwritten: dict[int, str] = {}  # by mask, the line that picked
@@ -60,8 +63,21 @@ class MaskedRows:
     def _used(self, mask: Tensor) -> bool:
         return id(mask) in self._picked
 
+    def made(self, func: Any, args: tuple[Any, ...], mask: Any) -> None:
+        """``lengths > 0`` written twice is one mask, unless something was written to in between."""
+        name = getattr(func, "__name__", "").strip("_")
+        if name not in _COMPARISONS or len(args) != 2 or not isinstance(args[0], Tensor) or not self._is_mask(mask):
+            return
+        if isinstance(args[1], (int, float)):
+            self._alias[id(mask)] = self._words.setdefault((name, id(args[0]), args[1]), (mask, args[0]))[0]
+
+    def _first(self, mask: Tensor) -> Tensor:
+        return self._alias.get(id(mask), mask)
+
     def forget(self, written: Tensor) -> None:
         """A mask that is written to is another mask."""
+        self._words = {words: known for words, known in self._words.items() if not _share_memory(known[1], written)}
+        self._alias.pop(id(written), None)
         self._picked.pop(id(written), None)
         self._places.pop(id(written), None)
 
@@ -69,6 +85,7 @@ class MaskedRows:
         """Go on as if the mask picked something: what is picked must then be written back by it."""
         if not self._is_mask(mask):
             return False
+        mask = self._first(mask)
         self._assumed[id(mask)] = (mask, line)
         return True
 
@@ -99,7 +116,17 @@ class MaskedRows:
         self._pick(index, line)
         return True, x.flatten(0, index.dim() - 1) if index.dim() > 1 else x.clone()
 
+    def select(self, x: Any, mask: Tensor, row_mask: Any, line: Callable[[], str]) -> Any:
+        """masked_select(x, mask) for a mask of rows with axes of one behind them; None for another."""
+        if not isinstance(x, Tensor) or not self._is_mask(row_mask) or row_mask.dim() != 1 or mask.dim() != x.dim():
+            return None
+        if not self._leads(row_mask, x) or any(n != 1 for n in mask.shape[1:]):
+            return None
+        self._pick(row_mask, line)
+        return x.reshape(-1)
+
     def _pick(self, mask: Tensor, line: Callable[[], str]) -> None:
+        mask = self._first(mask)
         self._picked[id(mask)] = mask
         self._unwritten.setdefault(id(mask), line())
 
@@ -172,6 +199,7 @@ class MaskedRows:
 
     def _chosen(self, x: Tensor, mask: Tensor, value: Any) -> Tensor | None:
         """x with the values where the mask picks."""
+        mask = self._first(mask)
         if id(mask) not in self._picked or not isinstance(value, Tensor) or not self._leads(mask, x):
             return None
         if value.dim() != x.dim() - mask.dim() + 1 or value.dtype != x.dtype:
@@ -181,7 +209,7 @@ class MaskedRows:
 
     def _added(self, x: Tensor, index: Tensor, value: Any) -> Tensor | None:
         """x with the values added to the rows where the mask picks."""
-        mask, dim = self._mask_of(index), self._places[id(index)][1].dim
+        mask, dim = self._first(self._mask_of(index)), self._places[id(index)][1].dim
         if id(mask) not in self._picked or not isinstance(value, Tensor) or value.dim() != x.dim():
             return None
         if value.dtype != x.dtype or x.shape[0] != mask.shape[dim]:
@@ -201,6 +229,12 @@ class MaskedRows:
         if x.dim() < mask.dim() or not self._is_batch(mask.shape[0]):
             return False
         return all(a == b for a, b in zip(x.shape, mask.shape))
+
+
+def _share_memory(a: Tensor, b: Tensor) -> bool:
+    if a.layout != torch.strided or b.layout != torch.strided:
+        return True
+    return bool(a.untyped_storage()._cdata == b.untyped_storage()._cdata)
 
 
 def _over(mask: Tensor, rank: int) -> Tensor:

@@ -59,6 +59,8 @@ class Program:
 
     def assemble(self, outputs: Sequence[Tensor]) -> Any:
         """The model's own output: a tensor, tuple, list or dict as it returns it."""
+        if self.output_spec.is_leaf() and self.output_values == (0,):
+            return outputs[0]
         leaves = [outputs[v] if isinstance(v, int) else v[1] for v in self.output_values]
         return pytree.tree_unflatten(leaves, self.output_spec)
 

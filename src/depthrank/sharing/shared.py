@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from depthrank.errors import SharingError
-from depthrank.sharing.calls import check_item_rows, check_request_of_candidate, check_rows, dims_of
+from depthrank.sharing.calls import Expected, check_item_rows, check_request_of_candidate, dims_of
 from depthrank.sharing.compilation import Compilation, Sample, compile_parts, compile_parts_ahead, zero_sample
 from depthrank.sharing.execution import Parts, one_row
 from depthrank.sharing.inputs import join_pairs, split_pairs
@@ -53,6 +53,8 @@ class Shared(nn.Module):
         self.report = report
         self.parts = Parts(program)
         self.compilation = NOT_COMPILED
+        self._request = Expected.of(program, program.sides.request, "request_inputs", True)
+        self._candidate = Expected.of(program, program.sides.candidate, "candidate_inputs", False)
         self._rebind = rebind
         self._original = original  # (ModuleInputs, module), or None for a loaded model
         self.eval()
@@ -75,7 +77,7 @@ class Shared(nn.Module):
 
     def encode(self, request_inputs: Inputs) -> RequestState:
         """The request side alone, for R requests: what ``score`` needs of them."""
-        rows = check_rows(self.program, request_inputs, self.request_names, "request_inputs", True)
+        rows = self._request.rows(request_inputs)
         if rows == 0 and self.request_names:
             request_inputs = {n: one_row(t) for n, t in request_inputs.items()}
         with torch.no_grad():
@@ -83,14 +85,14 @@ class Shared(nn.Module):
 
     def score(self, state: RequestState, candidate_inputs: Inputs, request_of_candidate: Tensor | None = None) -> Any:
         """The module's output for N candidates of requests that were encoded before."""
-        rows = check_rows(self.program, candidate_inputs, self.candidate_names, "candidate_inputs", False)
+        rows = self._candidate.rows(candidate_inputs)
         index = check_request_of_candidate(request_of_candidate, state.num_requests, rows)
         with torch.no_grad():
             return _score(self.parts, state, (), candidate_inputs, rows, index, None)
 
     def _as_it_was(self, request_inputs: Inputs, candidate_inputs: Inputs, request_of_candidate: Tensor | None) -> Any:
-        requests = check_rows(self.program, request_inputs, self.request_names, "request_inputs", True)
-        rows = check_rows(self.program, candidate_inputs, self.candidate_names, "candidate_inputs", False)
+        requests = self._request.rows(request_inputs)
+        rows = self._candidate.rows(candidate_inputs)
         index = check_request_of_candidate(request_of_candidate, requests, rows)
         if rows < 2:  # many originals cannot score one row
             return self.score(self.encode(request_inputs), candidate_inputs, request_of_candidate)
@@ -208,6 +210,8 @@ class BoundShared(nn.Module):
         self.parts = Parts(program)
         self.compilation = NOT_COMPILED
         self._original = original  # (ModuleInputs, module), or None for a loaded model
+        self._request = Expected.of(program, program.sides.request, "request_inputs", True)
+        self._candidate = Expected.of(program, self.other_names, "other_candidate_inputs", False)
         self.tables = tables
         self.num_items = num_items
         self.eval()
@@ -236,7 +240,7 @@ class BoundShared(nn.Module):
         return self.score(self.encode(request_inputs), item_rows, other_candidate_inputs, request_of_candidate)
 
     def encode(self, request_inputs: Inputs) -> RequestState:
-        rows = check_rows(self.program, request_inputs, self.request_names, "request_inputs", True)
+        rows = self._request.rows(request_inputs)
         if rows == 0 and self.request_names:
             request_inputs = {n: one_row(t) for n, t in request_inputs.items()}
         with torch.no_grad():
@@ -251,7 +255,7 @@ class BoundShared(nn.Module):
     ) -> Any:
         other = other_candidate_inputs or {}
         rows = check_item_rows(item_rows, self.num_items)
-        given = check_rows(self.program, other, self.other_names, "other_candidate_inputs", False)
+        given = self._candidate.rows(other)
         if self.other_names and given != rows:
             raise SharingError(f"other_candidate_inputs have {given} rows; item_rows names {rows} candidates")
         index = check_request_of_candidate(request_of_candidate, state.num_requests, rows)

@@ -89,6 +89,7 @@ class FixedMeaning(TorchFunctionMode):
         out = func(*args, **kwargs)
         self._remember(func, args, kwargs, out)
         self.masked.follow(func, args, out)
+        self.masked.made(func, args, out)
         return out
 
     # ------------------------------------------------------------------------------------------------------- answers
@@ -96,7 +97,10 @@ class FixedMeaning(TorchFunctionMode):
     def _answer(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[bool, Any]:
         if func in _MASKED_SELECT and len(args) == 2:
             real = self._known(args[1])
-            return (False, None) if real is None else _select(args[0], real)
+            if real is not None:
+                return _select(args[0], real)
+            picked = self.masked.select(args[0], args[1], self._row_mask(args[1]), running_line)
+            return picked is not None, picked
         if func is Tensor.__getitem__:
             index = self._fixed_index(args[1])
             return self.masked.read(args[0], args[1], running_line) if index is None else (True, args[0][index])
@@ -153,6 +157,17 @@ class FixedMeaning(TorchFunctionMode):
         """How a traced tensor was made: (function, arguments)."""
         made = self._made.get(id(value), (None, None))[1] if isinstance(value, Tensor) else None
         return (None, ()) if made is None else (made[0], made[1])
+
+    def _row_mask(self, mask: Any) -> Any:
+        """The mask [B] that was given axes of one behind."""
+        for _ in range(mask.dim() if isinstance(mask, Tensor) else 0):
+            func, args = self._recipe(mask)
+            name = getattr(func, "__name__", "")
+            only_axes = name in ("view", "reshape", "unsqueeze") or (name == "__getitem__" and _adds_axes(args[1]))
+            if mask.dim() == 1 or not only_axes:
+                break
+            mask = args[0]
+        return mask
 
     def _picks_something(self, value: Tensor) -> tuple[Tensor | None, bool]:
         """The mask whose ``any()``, ``sum() > 0`` or ``sum() == 0`` this is, and what it is if the mask picks."""
@@ -269,6 +284,12 @@ def _select(x: Tensor, mask: Tensor) -> tuple[bool, Any]:
     positions = _traced(_evaluate(lambda m: m.flatten().nonzero().flatten(), (mask,), {}))
     flat = x.flatten(x.dim() - mask.dim()) if mask.dim() > 1 else x
     return True, flat.index_select(-1, positions).reshape(-1)
+
+
+def _adds_axes(index: Any) -> bool:
+    """Does x[index] keep every entry in its place?"""
+    entries = index if isinstance(index, tuple) else (index,)
+    return all(e is None or e is Ellipsis or (isinstance(e, slice) and e == slice(None)) for e in entries)
 
 
 def _assertion() -> str:

@@ -139,6 +139,7 @@ def pairs_of(s: Sizes) -> tuple[int, int, int]:
 def fibinet(s: Sizes) -> WorkForm:
     """W_ij v_i runs where field i lives; SENET scales it by a scalar per field, which commutes with W_ij.
 
+    A (user, user) product scaled by two numbers of the candidate meets its columns once a request: a number remains.
     Unbound, an item's v_i is as mixed as its scale, and W_ij (a_i v_i) is computed anew.
     """
     user_user, user_item, item_item = pairs_of(s)
@@ -151,7 +152,12 @@ def fibinet(s: Sizes) -> WorkForm:
     reduced = max(1, (s.num_user + s.num_item) // 3)
     senet = split(s.num_user, s.num_item, reduced) + mixed(reduced, s.num_user + s.num_item)
     columns = split(user_user * s.width, item_item * s.width, s.mlp[0], user_item * s.width)
-    gated_columns = mixed((user_user + user_item + item_item) * s.width, s.mlp[0])
+    scaled_columns = Work(
+        before=2 * user_user * s.width * s.mlp[0],
+        request=2 * user_user * s.width * s.mlp[0],
+        candidate=2 * user_user * s.mlp[0],
+    )
+    gated_columns = scaled_columns + mixed((user_item + item_item) * s.width, s.mlp[0])
     return (bilinear + senet + columns + gated_columns + mixed(*s.mlp) + mixed(s.mlp[1], 1)).form()
 
 

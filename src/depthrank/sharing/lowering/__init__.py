@@ -12,6 +12,7 @@ from depthrank.sharing.lowering.look_up_together import look_up_together
 from depthrank.sharing.lowering.mix_experts_in_one_product import mix_experts_in_one_product
 from depthrank.sharing.lowering.multiply_by_weights_as_linear import multiply_by_weights_as_linear
 from depthrank.sharing.lowering.rebuild import Change, rebuilt
+from depthrank.sharing.lowering.run_alike_together import run_alike_together
 from depthrank.sharing.lowering.scale_the_smaller_factor import scale_the_smaller_factor
 from depthrank.sharing.lowering.take_bias_into_linear import take_bias_into_linear
 from depthrank.sharing.program import Program
@@ -30,7 +31,7 @@ def lower(program: Program) -> Program:
     """The program as it is run."""
     for change in CHANGES:
         program = rebuilt(program, change)
-    return look_up_together(program)
+    return run_alike_together(look_up_together(program))
 
 
 __all__ = ["CHANGES", "lower"]

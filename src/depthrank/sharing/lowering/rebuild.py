@@ -64,9 +64,12 @@ class Rebuild:
         return reshape_node(self.new, node, dims)
 
     def permute(self, node: Node, order: Sequence[int]) -> Node:
-        """Axes in another order; a permute of a permute is one."""
+        """Axes in another order; a permute of a permute is one, and one that moves nothing is other axes."""
         if node.op == "permute":
             node, order = node.args[0], [node.args[1][k] for k in order]
+        wide = [k for k in order if node.dims[k] != 1]
+        if wide == sorted(wide):  # only axes of size one move
+            return self.reshape(node, [node.dims[k] for k in order])
         return permute_node(self.new, node, order)
 
 

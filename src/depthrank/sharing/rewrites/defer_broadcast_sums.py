@@ -80,6 +80,8 @@ def _scale(s: Sharer, call: Call) -> Value | None:
     if divide and not isinstance(first, Sum):
         return None
     total, other = (first, second) if isinstance(first, Sum) else (second, first)
+    if isinstance(other, Sum) and not divide:
+        return _of_two_terms(s, total, other, call)
     if isinstance(other, (int, float)):
         return _times_number(s, total, 1.0 / other if divide else float(other), call) if other else None
     if isinstance(other, Val) and not divide and other.node.numel > numel(broadcast(*(t.dims for t in total.terms))):
@@ -89,6 +91,17 @@ def _scale(s: Sharer, call: Call) -> Value | None:
         return None
     factor = s.emit("aten.reciprocal.default", [other.node], other.node.dims, call.dtype) if divide else other.node
     return s.simplified([Term((*t.factors, factor), t.scale) for t in total.terms], call.dims)
+
+
+def _of_two_terms(s: Sharer, a: Sum, b: Sum, call: Call) -> Value | None:
+    """(x r) (y t) = (x y) (r t), the candidates' x and y, the request's r and t, where x y is smaller than the whole."""
+    if len(a.terms) != 1 or len(b.terms) != 1:
+        return None
+    factors = (*a.terms[0].factors, *b.terms[0].factors)
+    slow = [f.dims for f in factors if f.region > Region.REQUEST]
+    if not slow or numel(broadcast(*slow)) == numel(broadcast(*(f.dims for f in factors))):
+        return None
+    return s.simplified([Term(factors, a.terms[0].scale * b.terms[0].scale)], call.dims)
 
 
 def _multiply_add(s: Sharer, call: Call) -> Value | None:

@@ -2,6 +2,8 @@
 
 W (r * v) = (W diag r) v: a request's vectors times a candidate's go into weights of the request, so that DIN's first
 layer over [t, h, t - h, t * h] is one product of all candidates with one matrix a request.
+sum_k W_k (s_k r_k) = sum_k s_k (W_k r_k) for a candidate's numbers s_k and the request's vectors r_k: one product of
+all candidates with a matrix of the request.
 W1 t + W2 h + W3 (t - h) is (W1 + W3) t + (W2 - W3) h: weights are added at compile time.
 """
 
@@ -16,6 +18,9 @@ from depthrank.sharing.algebra import Dims, Term, replaced
 from depthrank.sharing.ir import Node, Region
 from depthrank.sharing.sharer import Sharer
 
+Group = tuple[Node, tuple[Node, ...], Node]  # a vector, what else its term holds, the weight that reads it
+FEW = 4  # numbers of which a product is not worth its launch
+
 
 @dataclass(frozen=True)
 class Read:
@@ -28,7 +33,7 @@ class Read:
 
 def linear_terms(s: Sharer, reads: Sequence[Read], rank: int) -> list[Term]:
     """The terms of sum_i W_i x_i; tensors that are read twice are multiplied once."""
-    groups: dict[tuple[int, ...], tuple[Node, tuple[Node, ...], Node]] = {}
+    groups: dict[tuple[int, ...], Group] = {}
     by_request: dict[int, tuple[Node, Node]] = {}  # a candidate's vector -> the request's own weight for it
     out: list[Term] = []
     for read in reads:
@@ -84,11 +89,14 @@ def carriers_of(term: Term, width: int) -> tuple[list[Node], tuple[Node, ...]]:
     return carriers, tuple(f for f in term.factors if f not in carriers)
 
 
-def _products(s: Sharer, groups: Sequence[tuple[Node, tuple[Node, ...], Node]]) -> list[Term]:
+def _products(s: Sharer, groups: Sequence[Group]) -> list[Term]:
     """One product a region and shape for tensors that stand alone; one each for those with other factors."""
     alone: dict[tuple[Region, Dims], list[tuple[Node, Node]]] = {}
-    out: list[Term] = []
+    numbered = _numbered(groups)
+    out: list[Term] = [_numbers_times_request(s, numbered)] if numbered else []
     for vector, rest, weight in groups:
+        if numbered and any(vector is v and rest is r for v, r, _ in numbered):
+            continue
         if rest:
             out.append(Term((*rest, linear_node(s, vector, weight))))
         else:
@@ -97,6 +105,33 @@ def _products(s: Sharer, groups: Sequence[tuple[Node, tuple[Node, ...], Node]]) 
         vectors, weights = [p[0] for p in pairs], [p[1] for p in pairs]
         out.append(Term((linear_node(s, joined(s, vectors), joined(s, weights)),)))
     return out
+
+
+def _numbered(groups: Sequence[Group]) -> list[Group]:
+    """Request-side vectors of one size, each times one candidate-side number, where there are many."""
+    found = [
+        (vector, rest, weight)
+        for vector, rest, weight in groups
+        if len(rest) == 1 and rest[0].numel == 1 and rest[0].region == Region.MIXED
+        and vector.region == Region.REQUEST and vector.numel == vector.dims[-1]
+    ]  # fmt: skip
+    alike: list[Group] = [g for g in found if g[0].dims == found[0][0].dims and g[2].dims == found[0][2].dims]
+    return alike if len(alike) > FEW else []
+
+
+def _numbers_times_request(s: Sharer, numbered: Sequence[Group]) -> Term:
+    """s [K] times the request's [K, out]."""
+    vectors, rests, weights = zip(*numbered)
+    num, (out, width) = len(numbered), weights[0].dims
+    rank = len(vectors[0].dims)
+    flat = [s.reshape(v, [width]) for v in vectors]
+    stacked = s.reshape(s.emit("cat", [flat, -1], [num * width], flat[0].dtype), [num, width])
+    matrices = [s.reshape(w, [1, out, width]) for w in weights]
+    matrix = s.emit("cat", [matrices, -3], [num, out, width], weights[0].dtype)
+    rows = s.emit("einsum", ["ki,koi->ko", stacked, matrix], [num, out], flat[0].dtype)
+    numbers = s.emit("cat", [[s.reshape(r[0], [1]) for r in rests], -1], [num], flat[0].dtype)
+    made = s.graph.add("shared_einsum", ("k,ko->o", numbers, rows), Region.MIXED, [out], flat[0].dtype)
+    return Term((s.reshape(made, [1] * (rank - 1) + [out]),))
 
 
 def joined(s: Sharer, nodes: Sequence[Node]) -> Node:
