@@ -33,6 +33,7 @@ from depthrank.events import open_log
 from machine_facts import machine_facts
 from served_versions import Nursery, Server, memory_kinds, model_folder, slope, wait_for, write_result
 
+PATIENCE_S = 600  # of clients: on a shared core a load takes minutes; how long it took is in the result
 WRITERS = 4
 RESTARTS = 3
 
@@ -96,7 +97,7 @@ class Writer:
 
     def run(self, server: Server) -> None:
         """Until the server is gone, or it is told to stop; what was refused is sent again."""
-        with httpx.Client(base_url=server.client.base_url, timeout=60) as client:
+        with httpx.Client(base_url=server.client.base_url, timeout=PATIENCE_S) as client:
             while not self.stop.wait(self.pause_s):
                 body = {
                     "user": self.name,
@@ -164,6 +165,7 @@ class Mixed:
         self._pause_s = pause_s
         self._answers: Counter[str] = Counter()
         self._faults: Counter[str] = Counter()
+        self._switch_s: list[float] = []
         self._stop = threading.Event()
 
     def run(self, seconds: float, every_s: float) -> dict[str, Any]:
@@ -187,12 +189,16 @@ class Mixed:
         return {
             "seconds": seconds,
             "faults": dict(self._faults),
+            "switch_s": {"mean": round(statistics.mean(self._switch_s), 2), "most": round(max(self._switch_s), 2)}
+            if self._switch_s
+            else None,
             "answers": dict(self._answers),
             "acknowledged": sum(writer.acknowledged for writer in writers),
             "refused": {str(status): count for status, count in refused.items()},
             "lost": lost,
             "twice": twice,
-            "memory_mb": {kind: [round(each[kind]) for each in memory_mb] for kind in memory_mb[0]},
+            "every_s": every_s,
+            "memory_mb": {kind: [round(each[kind], 1) for each in memory_mb] for kind in memory_mb[0]},
             "memory_mb_a_minute_later_half": {
                 kind: round(slope([each[kind] for each in memory_mb]) * 60 / every_s, 3) for kind in memory_mb[0]
             },
@@ -200,9 +206,13 @@ class Mixed:
 
     def _ask(self, server: Server, number: int) -> None:
         body = {"user": f"{number}", "candidates": [str(n) for n in range(1, 301)], "deadline_ms": 1_000}
-        with httpx.Client(base_url=server.client.base_url, timeout=60) as client:
+        with httpx.Client(base_url=server.client.base_url, timeout=PATIENCE_S) as client:
             while not self._stop.wait(self._pause_s):
-                answer = client.post("/v1/rank", json=body)
+                try:
+                    answer = client.post("/v1/rank", json=body)
+                except httpx.TransportError as error:
+                    self._answers[f"no answer: {type(error).__name__}"] += 1
+                    continue
                 named = answer.json().get("model", "none") if answer.status_code == 200 else "none"
                 self._answers[f"{answer.status_code} by {named}"] += 1
 
@@ -232,17 +242,18 @@ class Mixed:
 
     def _huge(self, server: Server, number: int) -> None:
         body = {"user": "huge", "candidates": [str(n) for n in range(50_000)], "deadline_ms": 2_000}
-        self._answers[f"{server.client.post('/v1/rank', json=body).status_code} with 50,000 candidates"] += 1
+        self._answers[f"{server.client.post('/v1/rank', json=body, timeout=PATIENCE_S).status_code} with 50,000 candidates"] += 1
 
     def _switch(self, server: Server, number: int) -> None:
         for path in ("v2", "v1"):
-            body = {"action": "load", "path": path, "label": "stable"}
-            answer = server.client.post("/v1/models", json=body)
+            body, started = {"action": "load", "path": path, "label": "stable"}, time.monotonic()
+            answer = server.client.post("/v1/models", json=body, timeout=PATIENCE_S)
+            self._switch_s.append(time.monotonic() - started)
             self._faults[f"switch {answer.status_code}"] += 1
 
     def _erase(self, server: Server, number: int) -> None:
         server.client.post("/v1/events", json={"user": "gone", "item": "1", "action": "click"})
-        self._faults[f"erase {server.client.delete('/v1/users/gone').status_code}"] += 1
+        self._faults[f"erase {server.client.delete('/v1/users/gone', timeout=PATIENCE_S).status_code}"] += 1
 
 
 if __name__ == "__main__":

@@ -26,7 +26,7 @@ import httpx
 
 from depthrank.cli.load import Arrivals, Load, run_load
 from machine_facts import machine_facts
-from served_versions import Nursery, Server, model_folder, resident_mb, slope, write_result
+from served_versions import Nursery, Server, memory_kinds, model_folder, slope, write_result
 
 USERS, CANDIDATES = 200, 500
 BAND_S, SWAPS_UNDER_LOAD = 25.0, 10
@@ -136,12 +136,12 @@ class Swaps:
         self.stop = threading.Event()
         self._server, self._most, self._every_s = server, most, every_s
         self._seconds: list[float] = []
-        self._memory_mb = [resident_mb(server.pid)]
+        self._memory_mb = [memory_kinds(server.pid)]
         self._failed: list[str] = []
 
     def run(self) -> None:
         """Until there were enough, or it is told to stop."""
-        with httpx.Client(base_url=self._server.client.base_url, timeout=120) as client:
+        with httpx.Client(base_url=self._server.client.base_url, timeout=600) as client:
             for number in range(self._most):
                 if self.stop.wait(max(0.0, self._every_s - self._seconds[-1]) if self._seconds else 0.0):
                     return
@@ -149,24 +149,22 @@ class Swaps:
                 body = {"action": "load", "path": "v2" if number % 2 == 0 else "v1", "label": "stable"}
                 answer = client.post("/v1/models", json=body)
                 self._seconds.append(time.monotonic() - started)
-                self._memory_mb.append(resident_mb(self._server.pid))
+                self._memory_mb.append(memory_kinds(self._server.pid))
                 if answer.status_code != 200:
                     self._failed.append(answer.text[:200])
 
     def facts(self) -> dict[str, Any]:
         """Times and memory."""
-        kept = self._memory_mb
+        kinds = {kind: [each[kind] for each in self._memory_mb] for kind in self._memory_mb[0]}
+        every = max(1, len(self._memory_mb) // 20)
         return {
             "done": len(self._seconds) - len(self._failed),
             "failed": self._failed[:3],
             "mean_s": round(sum(self._seconds) / max(len(self._seconds), 1), 3),
             "most_s": round(max(self._seconds, default=0.0), 3),
-            "memory_mb": {
-                "first": round(kept[0], 1),
-                "half": round(kept[len(kept) // 2], 1),
-                "last": round(kept[-1], 1),
-            },
-            "memory_mb_a_swap_later_half": round(slope(kept), 4),
+            "memory_mb": {kind: [round(each, 1) for each in values[::every]] for kind, values in kinds.items()},
+            "memory_every_swaps": every,
+            "memory_mb_a_swap_later_half": {kind: round(slope(values), 4) for kind, values in kinds.items()},
         }
 
 

@@ -20,7 +20,7 @@ import pytest
 
 from depthrank.errors import LogError, StorageFullError
 from depthrank.events import EventBatch, EventLog, open_log
-from depthrank.events.on_lmdb import LmdbEventLog, folder
+from depthrank.events.on_lmdb import LmdbEventLog, compact, folder
 from depthrank.events.on_lmdb.generation import GenerationClosed
 
 FAR_MS = 10**13
@@ -335,6 +335,26 @@ def test_no_file_of_the_log_holds_a_byte_of_an_erased_user(tmp_path, name):
         log.erase(name)
         assert not any(_holds(tmp_path / "log", needle) for needle in needles)
         assert len(log.history("u", FAR_MS, 5)) == 1
+
+
+def test_an_erasure_in_many_small_commits_leaves_what_one_commit_leaves(tmp_path, monkeypatch):
+    def erased(place: str) -> tuple[object, object, tuple[str, ...]]:
+        with open_log(f"{tmp_path}/{place}") as log:
+            log.append(many(6_000, extra_bytes=50))
+            log.append(one("zebra", "quagga", 5))
+            log.erase("zebra")
+            rows = [(b.user, b.item, b.event_id) for b in log.scan()]
+            return rows, log.stats().events, log.verify().problems
+
+    commits: list[int] = []
+    commit = compact._Target.commit
+    monkeypatch.setattr(compact._Target, "commit", lambda self: (commits.append(1), commit(self)))
+    whole = erased("whole")
+    assert len(commits) == 1 and whole[1:] == (6_000, ()), "positive control: a small log is one commit"
+    monkeypatch.setattr(compact, "BYTES_A_COMMIT", 10_000)
+    parts = erased("parts")
+    assert len(commits) > 10 and parts[0] == whole[0]
+    assert parts[1:] == whole[1:] and _holds(tmp_path / "parts", b"u96") and not _holds(tmp_path / "parts", b"quagga")
 
 
 def test_retention_takes_the_names_of_those_who_have_nothing_left(tmp_path):

@@ -99,3 +99,20 @@ def test_a_history_is_newest_first_and_may_be_of_some_actions_only(live: Live) -
 def test_an_unknown_user_is_an_ordinary_one(live: Live) -> None:
     assert live.client.get("/v1/users/nobody/history").json() == {"user": "nobody", "events": []}
     assert live.client.delete("/v1/users/nobody").json()["events"] == 0
+
+
+def test_an_action_that_the_spec_does_not_read_is_appended_told_and_counted(live: Live) -> None:
+    body = {"user": "u", "item": ["a", "b", "c"], "action": ["clik", "click", "share"]}
+    answer = live.client.post("/v1/events", json=body).json()
+    assert answer["appended"] == 3 and live.ranker.batches[-1].action == ["clik", "click", "share"]
+    assert answer["warnings"] == [
+        "$.action: 'clik' was appended, but the model reads no such action; did you mean 'click'?",
+        "$.action: 'share' was appended, but the model reads no such action; it reads click, impression, like",
+    ]
+    assert "depthrank_events_unread_total 2.0" in live.client.get("/metrics").text
+
+
+def test_actions_of_tasks_histories_counters_and_what_was_shown_are_read(live: Live) -> None:
+    for action in ("click", "like", "impression"):
+        answer = live.client.post("/v1/events", json={"user": "u", "item": "a", "action": action}).json()
+        assert "warnings" not in answer

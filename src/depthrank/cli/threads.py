@@ -10,10 +10,12 @@ import sys
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -2, -3, -8
 
 
+# Products that oneDNN keeps compiled, one a layer's shape and number of rows, 0.3 MB each; one that was forgotten is
+# compiled again at each use (1,600 shapes in turn: 0.75 ms each, 0.19 where they are kept). 90 layers times the sizes that
+# the engine asks for (engine/call_size.py) are more than its own 1,024; a demo asks for some hundreds.
 KERNELS_KEPT = 4_096
-"""Products that oneDNN keeps compiled, one a layer's shape and number of rows. Its own 1,024 are fewer than a wide
-model asks for, and one that was forgotten is compiled again at each use (1,600 shapes in turn: 0.75 ms each, 0.19 where
-they are kept)."""
+# ideep, between torch and oneDNN, keeps 1,024 of its own, which hold the same memory once more and save no time.
+KERNELS_KEPT_TWICE = 8
 
 
 def usable_cores() -> int:
@@ -22,13 +24,15 @@ def usable_cores() -> int:
 
 
 def set_torch_threads(threads: int | None = None) -> int:
-    """Set torch's threads (default: one a usable core), let fp32 products run in faster formats, keep freed memory.
+    """Set torch's threads (default: one a usable core), let fp32 products run in faster formats, keep freed memory and
+    a bounded number of compiled products.
 
-    Call it before anything imports torch: OpenMP reads its wait policy when it is loaded. Its default, to spin, costs a
-    product of 0.2 ms up to 15 ms as soon as another process wants the core.
+    Call it before anything imports torch: OpenMP and oneDNN read the environment when they are loaded. OpenMP's default
+    way to wait, to spin, costs a product of 0.2 ms up to 15 ms as soon as another process wants the core.
     """
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", str(KERNELS_KEPT))
+    os.environ.setdefault("LRU_CACHE_CAPACITY", str(KERNELS_KEPT_TWICE))
     import torch
 
     keep_freed_memory()

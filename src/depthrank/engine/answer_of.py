@@ -31,5 +31,6 @@ def answer_of(under_way: UnderWay, request_id: str, spent: bool, monotonic_s: Ca
         timings_ms=job.timings.ms,
         degraded=Degraded(bool(scores.reasons), scores.reasons),
         explain=story,
+        warnings=job.generation.unsent.warnings(job.request) or msgspec.UNSET,
         spent=job.accounts(scores.stopped) if spent else msgspec.UNSET,
     )

@@ -18,6 +18,7 @@ from depthrank.engine.costs import CostMeter
 from depthrank.engine.item_store import ItemStore
 from depthrank.engine.overlay_ages import StateAges
 from depthrank.engine.shared_pass import PassFactors
+from depthrank.engine.unsent_columns import UnsentColumns
 from depthrank.engine.upserts import Replay, pack_upsert, replay_upserts
 from depthrank.engine.user_side import Now
 from depthrank.engine.user_states import UserStates
@@ -55,6 +56,7 @@ class Generation:
         self.codes = HistoryCodes(log, self.items, artifact.spec.history_actions)
         self.counters = Counters.rebuild(artifact.spec, log, self.items, self.users)
         self.pass_factors = PassFactors()
+        self.unsent = UnsentColumns(artifact.spec)
         self.weight_K: NDArray[np.float32] = value_weights(artifact.spec)
 
     def after(self, artifact: Artifact, store: ItemStore, *, same_encoder: bool) -> Generation:

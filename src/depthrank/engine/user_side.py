@@ -1,4 +1,5 @@
 """A user's history becomes an encoded state: the cached one where it fits, extended by the new tokens, or a fresh one.
+States are filled up to few sizes (``call_size``).
 
 Legend: L history tokens, P = L + 1 positions, D width.
 """
@@ -12,6 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from depthrank.engine.call_size import history_size
 from depthrank.engine.item_store import ItemSnapshot
 from depthrank.engine.overlay_ages import StateAges
 from depthrank.engine.user_states import EncodedUser, HistoryTokens, Key, UserStates, Warmth
@@ -119,7 +121,7 @@ def _until(differs_L: NDArray[np.bool_]) -> int:
 
 
 def _fresh(model: ElasticRanker, tokens: HistoryTokens, items: ItemSnapshot, sequence: int) -> EncodedUser:
-    state = model.encoder.start(*_encoder_inputs(tokens, 0, items))
+    state = model.encoder.start(*_encoder_inputs(model, tokens, 0, items))
     state = model.encoder.deepen_(state, model.config.router_layers)
     return EncodedUser(tokens, state, items.version, sequence, items.version)
 
@@ -127,16 +129,20 @@ def _fresh(model: ElasticRanker, tokens: HistoryTokens, items: ItemSnapshot, seq
 def _extended(
     model: ElasticRanker, held: EncodedUser, kept: int, tokens: HistoryTokens, items: ItemSnapshot
 ) -> EncodedUser:
-    state = held.state.prefix(kept + 1)  # the start token, and a private list of layers
-    if kept < len(tokens):
-        state = model.encoder.extend(state, *_encoder_inputs(tokens, kept, items))
+    if kept == len(tokens) == len(held.tokens):
+        state = held.state.prefix(held.state.num_positions)  # all of it, and a private list of layers
+    else:
+        new = _encoder_inputs(model, tokens, kept, items)
+        state = held.state.prefix(kept + 1)  # the start token
+        state = model.encoder.extend(state, *new) if new[0].shape[1] else state
     return replace(held, tokens=tokens, state=state, item_version=items.version)
 
 
 def _encoder_inputs(
-    tokens: HistoryTokens, first: int, items: ItemSnapshot
+    model: ElasticRanker, tokens: HistoryTokens, first: int, items: ItemSnapshot
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Item vectors [1, L, D], actions and gaps [1, L] of the tokens from ``first`` on."""
-    rows_L, actions_L, gaps_L = tokens.values_3L[:, first:]
+    """Item vectors [1, L, D], actions and gaps [1, L] of the tokens from ``first`` on, filled up behind the last."""
+    size = history_size(len(tokens), model.config.history_length)
+    rows_L, actions_L, gaps_L = np.pad(tokens.values_3L[:, first:], ((0, 0), (0, size - len(tokens))))
     vectors_LD = items.vectors(rows_L.astype(np.int64))
     return vectors_LD.unsqueeze(0), torch.from_numpy(actions_L).unsqueeze(0), torch.from_numpy(gaps_L).unsqueeze(0)

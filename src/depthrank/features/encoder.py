@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -94,7 +95,7 @@ class FeatureEncoder:
         sides = {side: self._side([p for p in parts if p.side == side]) for side in ("request", "item", "candidate")}
         self._request, self._item, self._candidate = sides["request"], sides["item"], sides["candidate"]
         self._user_row = self._side([p for p in self.parts if p.origin == "user_row" and not p.is_age])
-        self._user_rows = KeptRows(lambda users, rows: self._encode_stored(self._user_row, users, rows))
+        self._user_rows = KeptRows()
 
     @property
     def layout(self) -> EncoderLayout:
@@ -145,7 +146,7 @@ class FeatureEncoder:
         problems: list[FieldProblem] = []
         if self._user_row.steps:
             assert users_catalogue is not None, "features of user columns need the users catalogue"
-            kept = self._user_rows.of(users_catalogue)
+            kept = self._user_rows.of(users_catalogue, partial(self._encode_stored, self._user_row))
             out.ids[:, : kept.ids.shape[1]] = kept.ids[user_rows]
             out.floats[:, : kept.floats.shape[1]] = kept.floats[user_rows]
         query = counters.query(users, time_ms) if counters is not None else None

@@ -118,7 +118,8 @@ class ElasticRanker(nn.Module):
         length_R, sequence_R = request.length_R.to(torch.int64), request.sequence_of_request_R
         position_P = torch.arange(state.x_SPD.shape[1], device=length_R.device)
         visible_RP = position_P.unsqueeze(0) <= length_R.unsqueeze(1)
-        age_RP = nn.functional.pad(request.age_RL.to(torch.int64) + 1, (1, 0))  # bucket 0 is the start token
+        filled = state.num_positions - 1 - request.age_RL.shape[1]  # a state may have more positions than events
+        age_RP = nn.functional.pad(request.age_RL.to(torch.int64) + 1, (1, filled))  # bucket 0 is the start token
         rows_R = torch.arange(length_R.shape[0], device=length_R.device) if sequence_R is None else sequence_R
         assert state.routed_SPD is not None, "deepened to the router's layers above"
         summary_RD = self.summary_norm(state.routed_SPD[rows_R, length_R])

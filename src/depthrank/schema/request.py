@@ -69,8 +69,10 @@ class Degraded(msgspec.Struct, rename={"is_": "is"}):
 class Answer(msgspec.Struct, omit_defaults=False):
     """The ranking: ordered by deepest level reached, then value, then item id.
 
-    ``after``: what filters, caps, diversity and exploration made of that order, where there are any. ``record``: what
-    it takes to rank again exactly so, where that was asked for, and ``spent`` what it cost; they never reach a client.
+    ``after``: what filters, caps, diversity and exploration made of that order, where there are any. ``warnings``: what
+    the request probably got wrong, such as columns that the model reads and it does not carry; absent where there are
+    none. ``record``: what it takes to rank again exactly so, where that was asked for, and ``spent`` what it cost; they
+    never reach a client.
     """
 
     request_id: str
@@ -82,6 +84,7 @@ class Answer(msgspec.Struct, omit_defaults=False):
     degraded: Degraded
     explain: dict[str, Any] | None = None
     after: dict[str, Any] | msgspec.UnsetType = msgspec.UNSET
+    warnings: list[str] | msgspec.UnsetType = msgspec.UNSET
     record: dict[str, Any] | msgspec.UnsetType = msgspec.UNSET
     spent: Spent | msgspec.UnsetType = msgspec.UNSET
 

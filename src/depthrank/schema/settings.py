@@ -68,11 +68,12 @@ class ModelSettings(Section, frozen=True, kw_only=True):
     ``layer_skipping``: share of training steps in which those levels leave out their last attention layers, so that
     a request may. ``levels`` beyond the router: the preset's first so many; 0 leaves the router alone. Of each of them:
     ``expert_layers`` of target attention (0: none), ``interaction_layers`` of tokens (0: none), and ``cross_layers``,
-    products of raw inputs, which pay where examples are few and columns tell much. ``time_gaps``: the encoder sees the
-    time between events; ``recency``: target attention sees how old they are. ``transitions``:
-    levels beyond the router read how often users went on from the last items to the candidate, counted in training for
-    the so many most telling neighbours of each item; 0: not. ``levels_correct``: a level adds to the
-    logits before it; false: each starts anew, where a router that learns examples by heart would spoil the level behind
+    products of raw inputs, which pay where examples are few and columns tell much (default: two over candidates that
+    were shown, in the presets demo and small; else none). ``time_gaps``: the encoder sees the time between events;
+    ``recency``: target attention sees how old they are. ``transitions``: levels beyond the router read how often users
+    went on from the last items to the candidate, counted in training for the so many most telling neighbours of each
+    item; 0: not. ``levels_correct``: a level adds to the logits before it; false: each starts anew, where a router that
+    learns examples by heart would spoil the level behind
     it. ``foreign``: levels that are your own modules.
     """
 
@@ -130,7 +131,8 @@ class TableSettings(Section, frozen=True, kw_only=True):
 class TrainingSettings(Section, frozen=True, kw_only=True):
     """The training loop.
 
-    ``batch_candidates`` bounds the rows of a step, ``batch_requests`` its requests: 128, or up to 512 where they have
+    ``batch_candidates`` bounds the rows of a step: 4,096, or fewer (at least 1,024) where candidates that were shown make
+    fewer than 128 steps an epoch; ``batch_requests`` its requests: 128, or up to 512 where they have
     fewer than four candidates each. Up to ``requests_per_user`` neighbouring requests of a user share one encoded
     history; where negatives are sampled, they are drawn (and levels beyond the router trained) for a
     ``deep_share`` of the requests; ``minutes`` stops early, keeping the best. Levels beyond the router are trained on
@@ -151,7 +153,7 @@ class TrainingSettings(Section, frozen=True, kw_only=True):
 
     epochs: Annotated[int, Meta(ge=0, le=1_000_000)] = 10
     batch_requests: Count | None = None
-    batch_candidates: Count = 4_096
+    batch_candidates: Count | None = None
     batches_per_step: Count = 1
     requests_per_user: Count = 32
     deep_share: Annotated[float, Meta(gt=0, le=1)] = 1.0

@@ -7,12 +7,14 @@ from typing import Any
 import msgspec
 
 
-class Appended(msgspec.Struct):
-    """``log_position`` of the newest appended event; null where every event was a duplicate."""
+class Appended(msgspec.Struct, omit_defaults=True):
+    """``log_position`` of the newest appended event; null where every event was a duplicate. ``warnings``: what was
+    appended and is probably not meant so; absent where there is nothing."""
 
     appended: int
     duplicates: int
     log_position: int | None
+    warnings: list[str] = []
 
 
 class Upsert(msgspec.Struct):

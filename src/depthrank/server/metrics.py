@@ -45,6 +45,8 @@ class ServerMetrics:
         self.errors = counter("internal_errors", "Answers with status 500; the log has each under its request id")
         self.events = counter("events_appended", "Events appended by clients")
         self.duplicates = counter("events_duplicate", "Events skipped since their event_id was known")
+        self.events_unread = counter("events_unread", "Events of actions that the served spec does not read")
+        self.warned = counter("warned_answers", "Rankings of requests without columns that the model reads")
         self.append_seconds = seconds("append", "Time to append a batch durably, waiting included")
         self.served = counter("served_answers_logged", "Answers whose impressions were logged")
         self.served_lost = counter("served_answers_lost", "Answers whose impressions were not logged", "reason")

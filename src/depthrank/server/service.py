@@ -11,9 +11,12 @@ from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
+import msgspec
+
 from depthrank.events import AppendResult, EventBatch
 from depthrank.events.log import now_ms
 from depthrank.schema import Answer, Request
+from depthrank.schema.spec_reads import actions_read
 from depthrank.server.admission.dispatcher import DeadlineError, Dispatcher
 from depthrank.server.admission.metrics import AdmissionMetrics
 from depthrank.server.admission.ranking import Ranking
@@ -85,6 +88,7 @@ class Service:
         self.outcomes = Outcomes(self.models, settings, self.metrics, self.has_waiting, clock, self.disk)
         self.deltas = delta_watch(self.models, settings.models)
         self._newest_event_ms = -1
+        self._read_of, self._actions_read = ranker.spec, actions_read(ranker.spec)
         self._phase, self._closed = Phase.WARMING, False
         self._export_gauges()
         self.metrics.registry.register(RankerMetrics(self.models.measures))
@@ -218,6 +222,15 @@ class Service:
             self.metrics.candidates.observe(answer.candidates_scored[0])
         if answer.degraded.is_:
             self.metrics.degraded.inc()
+        if answer.warnings is not msgspec.UNSET:
+            self.metrics.warned.inc()
+
+    def actions_read(self) -> frozenset[str]:
+        """The actions that the served spec reads."""
+        spec = self.ranker.spec
+        if self._read_of is not spec:
+            self._read_of, self._actions_read = spec, actions_read(spec)
+        return self._actions_read
 
     async def append(self, events: EventBatch) -> AppendResult:
         """Append events; returns when they are durable and readable."""

@@ -14,13 +14,15 @@ import signal
 import sys
 from typing import Any
 
+from depthrank.cli.threads import set_torch_threads
+
+set_torch_threads(1)  # as `depthrank serve` does, before torch is imported: its memory is limited so
+
 import msgspec
-import torch
 import torch._dynamo
 import uvicorn  # noqa: F401
 
 import depthrank.cli.app
-from depthrank.cli.threads import keep_freed_memory
 from depthrank.engine import Ranker  # noqa: F401
 from depthrank.errors import DepthrankError
 from depthrank.server import ServerSettings, serve
@@ -33,8 +35,6 @@ def tell(**facts: Any) -> None:
 def run(wanted: dict[str, Any]) -> int:
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     os.close(0)
-    torch.set_num_threads(1)
-    keep_freed_memory()  # as `depthrank serve` does: without it each loading thread keeps an arena of its own
     if wanted.get("obeys_permissions"):
         obey_permissions()
     settings = msgspec.convert(wanted.get("settings", {}), ServerSettings)

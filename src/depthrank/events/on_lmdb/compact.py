@@ -37,6 +37,7 @@ from depthrank.events.on_lmdb.records import (
 )
 
 EVENT_IDS_A_STEP = 65_536
+BYTES_A_COMMIT = 8 << 20  # LMDB holds what is not committed in memory, 4 KiB a page: an erasure took as much as the log
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,9 +67,8 @@ def write_without(
     env = lmdb.open(str(path), map_size=map_bytes, max_dbs=len(TABLES), sync=False)
     try:
         target_tables = {name: env.open_db(name.encode()) for name in TABLES}
-        with env.begin(write=True) as target:
-            copy = _Copy(source, tables, target, target_tables, meta, user_code, removal.before_ms)
-            copy.run()
+        copy = _Copy(source, tables, _Target(env, target_tables), meta, user_code, removal.before_ms)
+        copy.run()
         env.sync(True)
     finally:
         env.close()
@@ -80,12 +80,32 @@ def _user_code(source: lmdb.Transaction[bytes], tables: Generation, removal: Rem
     return None if packed is None else int(HEAD.unpack(packed)[0])
 
 
+class _Target:
+    """The environment written to, committed step by step: nobody reads it before it is whole."""
+
+    def __init__(self, env: lmdb.Environment, tables: dict[str, Any]) -> None:
+        self._env, self._tables = env, tables
+        self._transaction = env.begin(write=True)
+        self._uncommitted = 0
+
+    def put(self, table: str, key: bytes, value: bytes, *, append: bool = False) -> None:
+        """``append``: the key is behind all others of the table."""
+        self._transaction.put(key, value, append=append, db=self._tables[table])
+        self._uncommitted += len(key) + len(value)
+        if self._uncommitted >= BYTES_A_COMMIT:
+            self.commit()
+            self._transaction, self._uncommitted = self._env.begin(write=True), 0
+
+    def commit(self) -> None:
+        """What was put is in the files, though not synced."""
+        self._transaction.commit()
+
+
 @dataclass(slots=True)
 class _Copy:
     source: lmdb.Transaction[bytes]
     tables: Generation
-    target: lmdb.Transaction[bytes]
-    target_tables: dict[str, Any]
+    target: _Target
     meta: Meta
     user_code: int | None
     before_ms: int
@@ -104,7 +124,8 @@ class _Copy:
             self._append("upserts", key, payload)
         self.new_meta.items = self._copy_dictionary("items", "item_ids", used_items)
         self.new_meta.actions = self._copy_dictionary("actions", "action_ids", used_actions)
-        self.target.put(META_KEY, pack_meta(self.new_meta), db=self.target_tables["meta"])
+        self.target.put("meta", META_KEY, pack_meta(self.new_meta))
+        self.target.commit()
 
     def _users(self) -> Iterator[tuple[bytes, Head]]:
         for _, encoded in self.source.cursor(db=self.tables.user_ids):
@@ -124,7 +145,7 @@ class _Copy:
             piece = kept[start : start + CHUNK_ROWS]
             self._append("chunks", chunk_key(head.code, piece), piece.tobytes())
         self._append("user_ids", CODE_KEY.pack(head.code), encoded)
-        self.target.put(id_key(encoded), head.packed(), db=self.target_tables["users"])
+        self.target.put("users", id_key(encoded), head.packed())
         self._count(kept)
 
     def _rows(self, code: int) -> Rows:
@@ -193,8 +214,8 @@ class _Copy:
             key = CODE_KEY.pack(code)
             encoded = get_stored(self.source, key, getattr(self.tables, ids))
             self._append(ids, key, encoded)
-            self.target.put(id_key(encoded), CODE_VALUE.pack(code), db=self.target_tables[codes])
+            self.target.put(codes, id_key(encoded), CODE_VALUE.pack(code))
         return int(used.sum())
 
     def _append(self, table: str, key: bytes, value: bytes) -> None:
-        self.target.put(key, value, append=True, db=self.target_tables[table])
+        self.target.put(table, key, value, append=True)
