@@ -186,6 +186,20 @@ def test_a_gap_a_context_change_and_the_limit_each_start_another_request(small: 
     assert len(shown(small(whole, impressions=mixed)).user) == 72
 
 
+def test_requests_by_a_gap_need_no_context_column(small: Make) -> None:
+    whole: dict[str, Any] = {"split": {"validation": 0.0, "test": 0.0}}
+    plain = {**whole, "dataset": {"impressions": {"context": []}}, "features": {"device": None}}
+    assert len(shown(small(plain)).user) == 24
+
+
+def test_the_values_that_keep_numbers_from_being_read_are_told(small: Make) -> None:
+    numeric: dict[str, Any] = {"features": {"year": {"kind": "numeric", "source": "item.year"}}}
+    years = items().with_columns(pl.Series("year", ["1995", "V", None, "2001"]))
+    assert "only 'V' are no numbers" in problems(small(numeric, items=years))["$.features.year.source"]
+    words = items().with_columns(pl.Series("year", ["a", "b", "c", "d"]))
+    assert "only" not in problems(small(numeric, items=words))["$.features.year.source"]
+
+
 def test_a_list_where_one_value_belongs_is_told(small: Make) -> None:
     lists = items().with_columns(pl.concat_list("genre"))
     assert "multi_hot" in problems(small(items=lists))["$.features.genre.source"]

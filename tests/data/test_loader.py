@@ -16,7 +16,7 @@ from small_dataset import MINUTE, T0, Make, impressions
 
 from depthrank.data import BatchLoader, Examples, RawDataset, fit_sample, import_log, load_dataset, load_examples
 from depthrank.data.histories_in_memory import HistoriesInMemory
-from depthrank.data.loader import usual_requests
+from depthrank.data.loader import usual_candidates, usual_requests
 from depthrank.events import EventBatch, EventLog
 from depthrank.features import Counters, FeatureEncoder, HistoryCodes
 from depthrank.schema import Spec
@@ -234,3 +234,8 @@ def test_requests_of_few_candidates_come_in_larger_batches_where_the_spec_says_n
     usual = [usual_requests(np.full(9, count)) for count in (1, 2, 4, 30)]
     assert usual == [512, 256, 128, 128]
     assert usual_requests(np.zeros(0, np.int64)) == 512
+
+
+def test_a_small_log_has_steps_of_fewer_candidates_and_a_large_one_not() -> None:
+    usual = [usual_candidates(np.full(requests, 30)) for requests in (0, 100, 8_000, 100_000)]
+    assert usual == [1_024, 1_024, 1_875, 4_096]

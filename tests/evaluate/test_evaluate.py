@@ -211,6 +211,7 @@ def test_missing_labels_and_one_class_tasks_give_null_not_nonsense(world: World)
     plain = evaluation_of(about, found, popularity, replicates=20).to_json()
     assert plain["tasks"]["buy"] | {"rows": 0} == plain["tasks"]["buy"] and plain["tasks"]["buy"]["auc"] is None
     assert plain["tasks"]["click"]["auc"] is not None
+    assert plain["absent"] == {"buy": "0 positives among 0 labels: both classes are needed"}
 
 
 def test_task_metrics_of_many_rows_come_from_every_nth_request(world: World, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.linear_model import LogisticRegression
 
-from depthrank.training.calibrate import fit_platt
+from depthrank.training.calibrate import LEAST_SCALE, fit_platt
 
 
 def drawn(seed: int, scale: float, offset: float, n: int = 3000):
@@ -44,3 +44,14 @@ def test_the_scale_stays_positive_and_finite_so_the_order_within_a_level_stays(s
     """Even where labels are separable, or run against the scores."""
     found = fit_platt(*drawn(seed, scale, offset, n))
     assert np.isfinite(found).all() and found[0] > 0
+
+
+def test_scores_that_tell_nothing_keep_their_order_and_the_mean_is_right() -> None:
+    rng = np.random.default_rng(0)
+    score, label = rng.normal(-5, 1, 4_000), (rng.random(4_000) < 0.01).astype(np.float64)
+    against = np.sort(score)[::-1]  # the best scores where no positive is
+    scale, offset = fit_platt(against, np.sort(label), np.ones(len(label)))
+    assert scale == LEAST_SCALE
+    probability = (1 / (1 + np.exp(-(scale * against + offset)))).astype(np.float32)
+    assert probability.mean() == pytest.approx(label.mean(), rel=1e-3)
+    assert len(np.unique(probability)) > 3_000

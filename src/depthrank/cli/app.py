@@ -16,6 +16,7 @@ from depthrank.cli import (
     doctor,
     evaluate,
     fetch,
+    init,
     inspect,
     log,
     models,
@@ -39,6 +40,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 VERBS = (
+    init.init,
     train.train,
     evaluate.evaluate,
     curve.curve,

@@ -42,6 +42,8 @@ def evaluate(
             "Ranking", ["metric", "value"], [[k, _figure(v)] for k, v in figures["ranking"].items()], right=("value",)
         )
         say("gauc: AUC per user, weighted by the user's impressions, users with one class left out")
+        for name, why in figures["absent"].items():
+            say(f"no figure for {name}: {why}")
     if json is not None:
         write_json(figures, json)
     if html is not None:
@@ -50,4 +52,4 @@ def evaluate(
 
 
 def _figure(value: object) -> str:
-    return f"{value:.4f}" if isinstance(value, float) else str(value)
+    return f"{value:.4f}" if isinstance(value, float) else "-" if value is None else str(value)

@@ -69,7 +69,7 @@ def check_feature_type(file: DataFile, column: str, feature: Feature, field: str
             file.wrong_type(column, field, "one text or number a row", problems)
         return
     if isinstance(feature, Numeric) and not dtype.is_numeric():
-        hint = "use kind: time" if temporal else "use kind: categorical" if dtype == pl.String else None
+        hint = "use kind: time" if temporal else _no_number(file, column) if dtype == pl.String else None
         file.wrong_type(column, field, "numbers for kind: numeric", problems, hint)
     elif isinstance(feature, Vector) and not listed:
         file.wrong_type(column, field, f"a list of {feature.size} numbers for kind: vector", problems)
@@ -82,6 +82,16 @@ def check_feature_type(file: DataFile, column: str, feature: Feature, field: str
         file.wrong_type(column, field, f"numbers for unit: {feature.unit}", problems, "unit: iso reads date-times")
     elif listed and not isinstance(feature, (MultiHot, Vector)):
         file.wrong_type(column, field, "one value a row", problems, "kind: multi_hot reads lists")
+
+
+def _no_number(file: DataFile, column: str) -> str:
+    """What keeps a column of text from being numbers: few odd values, or all of them."""
+    text = pl.col(column).cast(pl.String)
+    odd = file.frame.select(text).filter(text.is_not_null() & text.cast(pl.Float64, strict=False).is_null())
+    found = odd.unique(maintain_order=True).head(4).collect()[column].to_list()
+    if not 0 < len(found) < 4:
+        return "use kind: categorical"
+    return f"only {' and '.join(map(repr, found))} are no numbers: make them missing, or use kind: categorical"
 
 
 def load_entities(file: DataFile, form: ItemsFile | UsersFile, side: str, spec: Spec, problems: Problems) -> Entities:

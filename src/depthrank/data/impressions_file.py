@@ -98,7 +98,7 @@ def _request_key(
         assert form.request.gap is not None
         order = np.lexsort((np.arange(len(user)), time_ms, user_code))
         gap = np.diff(time_ms[order], prepend=time_ms[order[:1]]) > form.request.gap
-        new = _changes(user_code[order]) | gap | _context_changes(context[order])
+        new = _changes(user_code[order]) | gap | _context_changes(context, order)
         if spec.split.by == "time":  # a request never lies on both sides of a split
             new |= _changes(period(time_ms, boundaries_ms(spec.split, time_ms))[order])
     within = np.arange(len(order)) - np.maximum.accumulate(np.where(new, np.arange(len(order)), 0))
@@ -113,11 +113,12 @@ def _changes(values: npt.NDArray[np.integer]) -> npt.NDArray[np.bool_]:
     return np.asarray(np.r_[True, values[1:] != values[:-1]][: len(values)], dtype=np.bool_)
 
 
-def _context_changes(context: pl.DataFrame) -> npt.NDArray[np.bool_]:
-    """A request has one context: rows where any context column differs from the row before start another one."""
-    if not context.width:
-        return np.zeros(context.height, dtype=bool)
-    different = context.select(pl.any_horizontal(pl.all().ne_missing(pl.all().shift(1))).alias("different"))
+def _context_changes(context: pl.DataFrame, order: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
+    """A request has one context: rows in ``order`` where any context column differs from the row before start another
+    one."""
+    if not context.width:  # a frame without columns has no rows either
+        return np.zeros(len(order), dtype=bool)
+    different = context[order].select(pl.any_horizontal(pl.all().ne_missing(pl.all().shift(1))).alias("different"))
     return different["different"].to_numpy().astype(bool)
 
 

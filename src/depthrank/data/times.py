@@ -128,7 +128,7 @@ def _check_unit(values: pl.Series, column: str, unit: str, field: str, problems:
     middle = values.cast(pl.Float64, strict=False).median()
     if not isinstance(middle, float):
         return
-    digits = _calendar_digits(values)
+    digits = calendar_digits(values)
     if digits is not None:
         found = f"{column!r} around {middle:.0f}, which look like dates written as {digits}, not {_NAMES[unit]}"
         problems.append(FieldProblem(f"{field}.unit", found, "date-times", "make them date-times first, for unit: iso"))
@@ -145,7 +145,22 @@ def _check_unit(values: pl.Series, column: str, unit: str, field: str, problems:
         problems.append(FieldProblem(field, found, f"times between 1990 and 2100 in {_NAMES[unit]}"))
 
 
-def _calendar_digits(values: pl.Series) -> str | None:
+def likely_unit(values: pl.Series) -> TimeUnit | None:
+    """The unit that known values seem to have if they are times; None where no unit makes them such."""
+    if not len(values):
+        return None
+    if values.dtype == pl.String:
+        some = values.head(200)
+        return "iso" if len(some) and all(_iso_or_none(text) is not None for text in some) else None
+    if not values.dtype.is_numeric() or calendar_digits(values) is not None:
+        return None
+    middle, (low, high) = values.cast(pl.Float64).median(), _PLAUSIBLE_MS
+    units: tuple[TimeUnit, ...] = ("s", "ms", "us", "ns")
+    assert isinstance(middle, float)
+    return next((unit for unit in units if low <= middle / _PER_MS[unit] <= high), None)
+
+
+def calendar_digits(values: pl.Series) -> str | None:
     """How all values spell a date in decimal digits, such as YYMMDDHH; None where they are plain numbers."""
     distinct = values.drop_nulls().unique()
     if len(distinct) < 2:  # a single number proves nothing

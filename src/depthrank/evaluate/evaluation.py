@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from depthrank.evaluate.about import About
+from depthrank.evaluate.absent import absent_figures
 from depthrank.evaluate.collected import TOP, Collected
 from depthrank.evaluate.figures import (
     Plain,
@@ -67,6 +68,7 @@ def evaluation_of(
         "deepest_over_router": depth_gain(collected, rows, replicates),
         "reliability": reliability_figures(rows),
         "slices": slice_figures(collected, rows, popularity),
+        "absent": absent_figures(rows, levels[-1]),
         "about": {
             "name": about.name,
             "model": about.model,

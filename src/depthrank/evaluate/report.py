@@ -163,6 +163,7 @@ def _notes(figures: Plain) -> str:
     about = figures["about"]
     notes = [f"{key}: {about[key]}" for key in ("relevant", "recall@k", "long_tail_share")]
     notes.append(f"task metrics are of {about['rows_of_task_metrics']:,} rows")
+    notes += [f"no figure for {name}: {why}" for name, why in figures["absent"].items()]
     return "<h2>Notes</h2><ul>" + "".join(f"<li>{html.escape(note)}</li>" for note in notes) + "</ul>"
 
 

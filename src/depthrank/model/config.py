@@ -264,6 +264,10 @@ def preset(config: ModelConfig, name: str) -> ModelConfig:
 # Shown candidates come with features and few examples an id, learned by heart within an epoch (docs/quality.md).
 # Positives alone are often nothing but ids: there they carry the prediction.
 _FROM_SHOWN: dict[str, Any] = {"feature_dropout": 0.1, "small_tables": True}
+# And with columns that tell much, which levels cross (docs/quality.md, data that nobody tuned for). In the presets for
+# such data; what suits the larger ones was not measured.
+_CROSSES_FROM_SHOWN = 2
+_SMALL_PRESETS = ("demo", "small")
 
 
 def derive_model_config(
@@ -273,6 +277,7 @@ def derive_model_config(
 
     ``foreign`` levels take the place of the preset's, or come after them. Raises SpecError where that leaves a gap.
     """
+    from_shown = not isinstance(spec.dataset.main, EventsFile)
     config = ModelConfig(
         tasks=tuple(spec.tasks),
         prior_logit=prior_logit,
@@ -283,7 +288,7 @@ def derive_model_config(
         history_length=spec.history.length,
         time_gaps=spec.model.time_gaps,
         recency=spec.model.recency,
-        **_FROM_SHOWN if not isinstance(spec.dataset.main, EventsFile) else {},
+        **_FROM_SHOWN if from_shown else {},
     )
     config = preset(config, spec.model.preset)
     settings = spec.model
@@ -295,6 +300,9 @@ def derive_model_config(
     if settings.expert_layers is not None:
         reads = tuple(range(settings.expert_layers))
         config = replace(config, levels=(replace(config.levels[-1], reads=reads),))
+    if from_shown and settings.preset in _SMALL_PRESETS:
+        crossed = tuple(replace(level, cross_layers=_CROSSES_FROM_SHOWN) for level in config.levels)
+        config = replace(config, levels=crossed)
     levels = tuple(_with_settings(level, settings) for level in config.levels[: settings.levels])
     return _with_foreign(replace(config, levels=levels, transitions=_transitions(spec, config.item)), foreign)
 

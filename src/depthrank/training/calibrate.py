@@ -1,7 +1,8 @@
 """Platt scaling: the scale and offset that make a level's probabilities mean what they say.
 
 Newton's method on the weighted log loss of ``sigmoid(a s + b)``; a stays positive, so the order within a level does not
-change (Platt 1999).
+change (Platt 1999). Where scores tell nothing of the few positives there are, a would go to 0, and what ranks then is
+the rounding of equal probabilities: ``LEAST_SCALE`` bounds it.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Array = NDArray[np.float64]
+LEAST_SCALE = 0.05
 
 
 def fit_platt(score_N: Array, label_N: Array, weight_N: Array, *, steps: int = 50) -> tuple[float, float]:
@@ -43,7 +45,18 @@ def fit_platt(score_N: Array, label_N: Array, weight_N: Array, *, steps: int = 5
         if loss - trial < 1e-12:
             break
         scale, offset, loss = trial_scale, trial_offset, trial
+    if scale < LEAST_SCALE:
+        scale, offset = LEAST_SCALE, _offset(s, y, w, LEAST_SCALE)
     return float(scale), float(offset)
+
+
+def _offset(s: Array, y: Array, w: Array, scale: float) -> float:
+    """The offset at which the mean probability is the share of positives, by bisection: that mean rises with it."""
+    low, high = -scale * s.max() - 50.0, -scale * s.min() + 50.0
+    for _ in range(60):
+        middle = 0.5 * (low + high)
+        low, high = (middle, high) if w @ _sigmoid(scale * s + middle) < w @ y else (low, middle)
+    return float(0.5 * (low + high))
 
 
 def _sigmoid(x: Array) -> Array:
