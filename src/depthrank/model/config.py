@@ -264,7 +264,7 @@ def preset(config: ModelConfig, name: str) -> ModelConfig:
 # Shown candidates come with features and few examples an id, learned by heart within an epoch (docs/quality.md).
 # Positives alone are often nothing but ids: there they carry the prediction.
 _FROM_SHOWN: dict[str, Any] = {"feature_dropout": 0.1, "small_tables": True}
-# And with columns that tell much, which levels cross (docs/quality.md, data that nobody tuned for). In the presets for
+# And with columns that tell much, which levels cross (docs/quality.md, data from outside). In the presets for
 # such data; what suits the larger ones was not measured.
 _CROSSES_FROM_SHOWN = 2
 _SMALL_PRESETS = ("demo", "small")

@@ -131,9 +131,9 @@ class TableSettings(Section, frozen=True, kw_only=True):
 class TrainingSettings(Section, frozen=True, kw_only=True):
     """The training loop.
 
-    ``batch_candidates`` bounds the rows of a step: 4,096, or fewer (at least 1,024) where candidates that were shown make
-    fewer than 128 steps an epoch; ``batch_requests`` its requests: 128, or up to 512 where they have
-    fewer than four candidates each. Up to ``requests_per_user`` neighbouring requests of a user share one encoded
+    ``batch_candidates`` bounds the rows of a step: 4,096, or fewer (at least 1,024) where candidates that were shown
+    make fewer than 128 steps an epoch; ``batch_requests`` its requests: 128, or up to 512 where they have fewer than
+    four candidates each. Up to ``requests_per_user`` neighbouring requests of a user share one encoded
     history; where negatives are sampled, they are drawn (and levels beyond the router trained) for a
     ``deep_share`` of the requests; ``minutes`` stops early, keeping the best. Levels beyond the router are trained on
     ``deep_negatives`` of a request's negatives (default: all that are drawn): a ``survivor_share`` of them are those

@@ -1,4 +1,4 @@
-"""What a spec reads of what clients send: actions of events, and columns of requests. The rest is kept, and not read."""
+"""What a spec reads of what clients send: actions of events, and columns of requests. The rest is kept, not read."""
 
 from __future__ import annotations
 
