@@ -242,7 +242,8 @@ class Mixed:
 
     def _huge(self, server: Server, number: int) -> None:
         body = {"user": "huge", "candidates": [str(n) for n in range(50_000)], "deadline_ms": 2_000}
-        self._answers[f"{server.client.post('/v1/rank', json=body, timeout=PATIENCE_S).status_code} with 50,000 candidates"] += 1
+        answer = server.client.post("/v1/rank", json=body, timeout=PATIENCE_S)
+        self._answers[f"{answer.status_code} with 50,000 candidates"] += 1
 
     def _switch(self, server: Server, number: int) -> None:
         for path in ("v2", "v1"):

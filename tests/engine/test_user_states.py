@@ -12,6 +12,8 @@ from encoded_users import LENGTH, NUM_ITEMS, Items, differences, history_of, ran
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from depthrank.engine import user_side
+from depthrank.engine.call_size import history_size
 from depthrank.engine.user_side import UserSide, encode_user
 from depthrank.engine.user_states import UserStates
 
@@ -241,3 +243,21 @@ def test_a_wrong_token_would_be_noticed():
     user = ranked(states, items, others, 2)
     fresh = ranked(UserStates(0), items, others, 2).state
     assert user.warmth == "warm" and max(differences(user.state, fresh)) > 1e-3
+
+
+def test_histories_of_any_length_are_encoded_in_few_sizes():
+    sizes = {history_size(length, 200) for length in range(201)}
+    assert len(sizes) == 18 and all(length <= history_size(length, 200) for length in range(201))
+    states, items = UserStates(), Items(MODEL)
+    positions = [ranked(states, items, tokens_of(length), 4).state.num_positions - 1 for length in range(LENGTH + 1)]
+    assert positions == [history_size(length, LENGTH) for length in range(LENGTH + 1)]
+    assert set(positions) == {0, 8, LENGTH}
+
+
+def test_what_stands_behind_a_history_changes_no_state_of_it(monkeypatch):
+    items, tokens = Items(MODEL), tokens_of(5)
+    filled = ranked(UserStates(0), items, tokens, 4).state
+    monkeypatch.setattr(user_side, "history_size", lambda tokens, longest: tokens)
+    plain = ranked(UserStates(0), items, tokens, 4).state
+    assert (filled.num_positions, plain.num_positions) == (9, 6)
+    assert max(differences(filled.prefix(6), plain)) <= TOLERANCE

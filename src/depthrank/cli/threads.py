@@ -11,8 +11,8 @@ _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -2, -3, -8
 
 
 # Products that oneDNN keeps compiled, one a layer's shape and number of rows, 0.3 MB each; one that was forgotten is
-# compiled again at each use (1,600 shapes in turn: 0.75 ms each, 0.19 where they are kept). 90 layers times the sizes that
-# the engine asks for (engine/call_size.py) are more than its own 1,024; a demo asks for some hundreds.
+# compiled again at each use (1,600 shapes in turn: 0.75 ms each, 0.19 where they are kept). 90 layers times the sizes
+# that the engine asks for (engine/call_size.py) are more than oneDNN's own 1,024; a demo asks for some hundreds.
 KERNELS_KEPT = 4_096
 # ideep, between torch and oneDNN, keeps 1,024 of its own, which hold the same memory once more and save no time.
 KERNELS_KEPT_TWICE = 8

@@ -42,6 +42,7 @@ from depthrank.sharing.verify import (
 
 _MOST_SINGLE_ROWS = 32
 _MOST_TIMES_OWN_ROUNDING = 32
+_NEAR = 1 / 16  # of the promise: from here on the original's own rounding is looked at
 _MOST_ROUNDING = 1e-3  # beyond it a difference is no rounding
 
 
@@ -130,11 +131,25 @@ class _Job:
         report = make_report(sharer, self.form, program, everything, options.candidates)
         shared = Shared(program, report, rebind, (self.inputs, self.module))
         try:
-            _verify(shared, self.module, self.inputs, self.sides, self.form, check_inputs)
+            worst = _verify(shared, self.module, self.inputs, self.sides, self.form, check_inputs)
         except Differs as fault:
             if not self.is_rounding(shared, fault, check_inputs):
                 raise
+            return shared
+        if worst > _NEAR * tolerance(self.form.graph):
+            self.leave_if_ill_conditioned(shared, check_inputs)
         return shared
+
+    def leave_if_ill_conditioned(self, shared: Shared, check_inputs: Sequence[Any]) -> None:
+        """Calls run an original whose own rounding is about what is promised: other inputs would show more of it."""
+        draws = _draws(self.module, self.inputs, self.sides, check_inputs)
+        noise = own_rounding(self.module, self.inputs, self.sides, self.form, draws)
+        if not tolerance(self.form.graph) / 2 < noise < _MOST_ROUNDING:
+            return
+        shared.report.ill_conditioned, shared.report.pays = True, False
+        shared.report.notes.append(
+            f"the original's own rounding is {noise:.0e} of its scores, about what is promised; calls run the original"
+        )
 
     def is_rounding(self, shared: Shared, fault: Differs, check_inputs: Sequence[Any]) -> bool:
         """Is the form exact in double precision, and the original itself about as inexact in its own?
@@ -227,8 +242,8 @@ class _Job:
 
 def _verify(
     shared: Shared, module: nn.Module, inputs: ModuleInputs, sides: Sides, form: NormalForm, check_inputs: Sequence[Any]
-) -> None:
-    """Every check before the model is handed out; what was found goes into the report."""
+) -> float:
+    """Every check before the model is handed out; what was found goes into the report. Returns the worst distance."""
     report: Report = shared.report
     draws = _draws(module, inputs, sides, check_inputs)
 
@@ -262,8 +277,9 @@ def _verify(
         if isinstance(error, Differs):
             raise
         report.notes.append(f"not checked in double precision: {str(error).splitlines()[0]}")
-        return
+        return equality.worst
     report.checks.append(f"algebra equal within {exact:.1e} in double precision")
+    return equality.worst
 
 
 def _draws(module: nn.Module, inputs: ModuleInputs, sides: Sides, check_inputs: Sequence[Any]) -> list[Draw]:

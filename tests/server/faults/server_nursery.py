@@ -14,12 +14,13 @@ import signal
 import sys
 from typing import Any
 
+# ruff: noqa: E402 - what torch reads of the environment must be there before it is imported
 from depthrank.cli.threads import set_torch_threads
 
-set_torch_threads(1)  # as `depthrank serve` does, before torch is imported: its memory is limited so
+set_torch_threads(1)  # as `depthrank serve` does
 
 import msgspec
-import torch._dynamo
+import torch._dynamo  # noqa: F401
 import uvicorn  # noqa: F401
 
 import depthrank.cli.app

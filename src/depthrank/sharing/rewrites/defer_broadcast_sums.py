@@ -94,7 +94,7 @@ def _scale(s: Sharer, call: Call) -> Value | None:
 
 
 def _of_two_terms(s: Sharer, a: Sum, b: Sum, call: Call) -> Value | None:
-    """(x r) (y t) = (x y) (r t), the candidates' x and y, the request's r and t, where x y is smaller than the whole."""
+    """(x r) (y t) = (x y) (r t), x and y of candidates, r and t of the request, if x y is smaller than the whole."""
     if len(a.terms) != 1 or len(b.terms) != 1:
         return None
     factors = (*a.terms[0].factors, *b.terms[0].factors)
