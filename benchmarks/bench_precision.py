@@ -1,7 +1,7 @@
 """What number formats by layer, and compiled levels, are worth on this machine: the largest preset.
 
-    python benchmarks/bench_precision.py [--threads 1] [--seconds 240] [--no-compile] [--rivals] [--world DIR] [--plan F]
-        [--json F]
+    python benchmarks/bench_precision.py [--threads 1] [--seconds 240] [--no-compile] [--rivals] [--world DIR]
+        [--plan F] [--json F]
 
 The large preset with random weights (time does not depend on them) is tuned at plan (2000, 256, 64, 24), set by hand,
 or at a fitted one (``--plan``: JSON of ``quality/fitted_plan.py``), and then runs in turn: eager fp32 with torch's
