@@ -3,7 +3,8 @@
     python benchmarks/bench_user_states.py [--width 256] [--layers 6] [--history 512] [--repeats 15] [--json F]
 
 The user encoder alone, with random weights: all layers over a history, against extending a state that lacks the newest
-1 and 16 events. Interleaved; milliseconds of the thread, so that a neighbour on the machine counts little. Every
+1, 16 and 32 events (the engine fills histories up to multiples of 32 there, so an event takes 1 to 32 tokens).
+Interleaved; milliseconds of the thread, so that a neighbour on the machine counts little. Every
 extended state is compared with the fresh one.
 """
 
@@ -20,7 +21,7 @@ import numpy as np
 from depthrank.cli.threads import set_torch_threads
 from machine_facts import machine_facts, show_facts, torch_facts, write_json
 
-NEW_EVENTS = (1, 16)
+NEW_EVENTS = (1, 16, 32)
 
 
 def measure(width: int, layers: int, history: int, repeats: int) -> dict[str, Any]:
