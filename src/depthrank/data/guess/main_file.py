@@ -141,8 +141,9 @@ def _as_lists_shown(
             continue
         parts = as_lists(column.values, separator).list.explode().drop_nulls()
         flags = set(parts.unique().head(3).to_list()) <= {0, 1} and column.is_listed
-        shown = as_lists(candidates.known, separator).list.explode()
-        if flags or parts.cast(pl.String).is_in(shown.cast(pl.String).implode()).mean() or OF_SHOWN < 0:
+        shown = as_lists(candidates.known, separator).list.explode().cast(pl.String)
+        share_shown = float(parts.cast(pl.String).is_in(shown.implode()).cast(pl.Float64).mean() or 0.0)  # type: ignore[arg-type]
+        if flags or share_shown >= OF_SHOWN:
             task = "_".join(word for word in words(column.name) if word in LABEL.split()) or "click"
             labels.append(Label(task, column.name, None, None, not flags))
     labels = [label for label in labels if label.task != "click"] or labels[:1]  # by its name before by its ids
