@@ -11,6 +11,7 @@ import pytest
 from chromium import CHROMIUM, Tab, chromium
 from live_server import Live, live_server
 from ranker_double import RankerDouble, small_spec
+from test_server_limits import until
 
 from depthrank.catalogue import Catalogue
 from depthrank.server import ServerSettings
@@ -58,6 +59,7 @@ def test_a_click_posts_an_event_and_the_order_changes(tab: Tab) -> None:
         tab.until("document.querySelector('#moved').textContent.includes('places changed')")
         (batch,) = live.ranker.batches
         assert (batch.user, batch.item, batch.action, batch.position.tolist()) == (["u"], [item], ["like"], [9])
+        until(lambda: bool(live.ranker.recorded))  # behind the answer
         assert batch.request_id == [live.ranker.recorded[0][1].request_id]
         assert tab.ask("document.querySelector('#ranking .row').dataset.item") == item
         shown = tab.text()
