@@ -101,3 +101,14 @@ def _show(figures: dict[str, Any]) -> None:
         f"overlap {figures['top10_overlap']:.1%}, kept gain {figures['kept_gain']:.2%} on {figures['verified_on']} "
         "requests that nothing was fitted on"
     )
+    if figures["compiled"]:
+        say(_compiled(figures["compiled"]))
+
+
+def _compiled(levels: dict[str, dict[str, Any]]) -> str:
+    """Which levels run as compiled code, and why the others do not."""
+    told = [
+        f"level {level}: " + ("compiled" if row["kept"] else row.get("reason", "as fast without being compiled"))
+        for level, row in levels.items()
+    ]
+    return "; ".join(told)
