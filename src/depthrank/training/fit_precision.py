@@ -212,10 +212,12 @@ def _report(
     kept_levels = tuple(level for level, row in compiled.items() if row["kept"])
     if kept_levels and not verifier.accuracy(served).within(settings.limits):
         served, kept_levels = in_formats(table.model, choices), ()
+        _give_up(compiled, "beyond the limits together with the others")
     speeds = measure_plans(calibration, served)
     if speeds["speedup"] <= 1.0 and (choices or kept_levels):
         formats = {name: Format.FP32 for name in formats}
         choices, served, kept_levels = {}, table.model, ()
+        _give_up(compiled, "whole plans are not faster so")
         speeds = measure_plans(calibration, served)
     accuracy = verifier.accuracy(served)
     asked = calibration.asked_of_layers()
@@ -261,6 +263,13 @@ def _report(
         measured={name: figures[name] for name in MEASURED},
     )
     return Tuned(policy, figures)
+
+
+def _give_up(compiled: dict[int, dict[str, Any]], reason: str) -> None:
+    """What was found of the levels says no longer that they are kept."""
+    for row in compiled.values():
+        if row["kept"]:
+            row |= {"kept": False, "reason": reason}
 
 
 def _rung(rates: CostRates, widths: Sequence[int], history: float) -> dict[str, Any]:
