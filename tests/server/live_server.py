@@ -1,4 +1,8 @@
-"""A real uvicorn on a real socket, in a thread."""
+"""A real uvicorn on a real socket, in a thread.
+
+A client has its answer before the server has counted it. So whatever a test reads of the server in this process
+(metrics, the service, the ranker) first waits for the rest of every conversation whose answer has left.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +13,8 @@ from typing import Any
 
 import httpx
 from ranker_double import RankerDouble
+from starlette.applications import Starlette
+from starlette.types import Message, Receive, Scope, Send
 
 from depthrank.events import now_ms
 from depthrank.server import ServedRanker, ServerSettings, create_app
@@ -17,18 +23,59 @@ from depthrank.server.service import Service
 from depthrank.server.workers.engines import Engines
 
 
+class AnsweredAndOver:
+    """ASGI middleware around everything: how many answers have left whose conversations still do something."""
+
+    def __init__(self, app: Starlette) -> None:
+        self.app, self.state = app, app.state
+        self._unfinished = 0
+        self._changed = threading.Condition()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        answered = False
+
+        async def counted(message: Message) -> None:
+            nonlocal answered
+            if message["type"] == "http.response.body" and not message.get("more_body") and not answered:
+                answered = True
+                self._count(1)
+            await send(message)
+
+        try:
+            await self.app(scope, receive, counted)
+        finally:
+            if answered:
+                self._count(-1)
+
+    def _count(self, more: int) -> None:
+        with self._changed:
+            self._unfinished += more
+            self._changed.notify_all()
+
+    def wait(self) -> None:
+        """Until every answer that has left is also counted, recorded and offered to the shadow."""
+        with self._changed:
+            assert self._changed.wait_for(lambda: self._unfinished == 0, 30)
+
+
 class Live:
     """A running server: its address, its service, its client."""
 
-    def __init__(self, ranker: Any, server: DrainingServer, address: str) -> None:
-        self.ranker = ranker
+    def __init__(self, ranker: Any, server: DrainingServer, address: str, over: AnsweredAndOver) -> None:
+        self._ranker, self._over = ranker, over
         self.server = server
         self.address = address
         self.port = int(address.rpartition(":")[2])
         self.client = httpx.Client(base_url=address, timeout=30)
 
     @property
+    def ranker(self) -> Any:
+        self._over.wait()
+        return self._ranker
+
+    @property
     def service(self) -> Service:
+        self._over.wait()
         return self.server.service
 
     def metric(self, name: str, **labels: str) -> float:
@@ -46,7 +93,8 @@ def live_server(
     ranker = ranker or RankerDouble()
     listener = bind("127.0.0.1", 0)
     app = create_app(ranker, settings, clock, engines=engines)
-    config = uvicorn_config(app, settings or ServerSettings())
+    over = AnsweredAndOver(app)
+    config = uvicorn_config(over, settings or ServerSettings())
     started = threading.Event()
     server = DrainingServer(config, app.state.service, lambda _address: started.set())
     address = address_of(listener)
@@ -54,7 +102,7 @@ def live_server(
     thread.start()
     try:
         assert started.wait(30)
-        live = Live(ranker, server, address)
+        live = Live(ranker, server, address, over)
         with live.client:
             yield live
     finally:
