@@ -1,7 +1,7 @@
 """A real uvicorn on a real socket, in a thread.
 
-A client has its answer before the server has counted it. So whatever a test reads of the server in this process
-(metrics, the service, the ranker) first waits for the rest of every conversation whose answer has left.
+A client has its answer before the server has counted it. So a test that asks by ``live.client``, or reads of the server
+in this process (metrics, the service, the ranker), waits for the rest of every conversation whose answer has left.
 """
 
 from __future__ import annotations
@@ -58,6 +58,19 @@ class AnsweredAndOver:
             assert self._changed.wait_for(lambda: self._unfinished == 0, 30)
 
 
+class PatientClient(httpx.Client):
+    """Returns a response when nothing is left to do for it."""
+
+    def __init__(self, over: AnsweredAndOver, address: str) -> None:
+        super().__init__(base_url=address, timeout=30)
+        self._over = over
+
+    def send(self, request: httpx.Request, **options: Any) -> httpx.Response:
+        response = super().send(request, **options)
+        self._over.wait()
+        return response
+
+
 class Live:
     """A running server: its address, its service, its client."""
 
@@ -66,7 +79,7 @@ class Live:
         self.server = server
         self.address = address
         self.port = int(address.rpartition(":")[2])
-        self.client = httpx.Client(base_url=address, timeout=30)
+        self.client = PatientClient(over, address)
 
     @property
     def ranker(self) -> Any:
