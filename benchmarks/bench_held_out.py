@@ -18,6 +18,7 @@ import re
 import shutil
 import tempfile
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -44,13 +45,13 @@ def trained(folder: Path, data: Path, preset: str, minutes: float) -> Path:
     return folder
 
 
-def measure(folder: Path, seconds: float) -> dict[str, Any]:
+def measure(folder: Path, seconds: float) -> Iterator[tuple[str, dict[str, Any]]]:
     """Tuned twice, judged on the test split."""
     from depthrank.evaluate.tune_artifact import judge_split, tune
     from depthrank.training.judge_precision import Limits
     from depthrank.training.tuning_requests import Settings
 
-    spec, url, found = folder / "ranking.yaml", f"lmdb:{folder / 'events'}", {}
+    spec, url = folder / "ranking.yaml", f"lmdb:{folder / 'events'}"
     settings = Settings(requests=REQUESTS, judge_seconds=seconds, compile=False)
     with tempfile.TemporaryDirectory() as own:
         artifact = Path(own) / "artifact"
@@ -58,7 +59,7 @@ def measure(folder: Path, seconds: float) -> dict[str, Any]:
         for name, limits in {"limits": Limits(), "limits a tenth as wide": Limits(**TIGHT)}.items():
             tuned = tune(artifact, spec, url, replace(settings, limits=limits), write=False, on_phase=print)
             figures = tuned.figures
-            found[name] = {
+            row = {
                 "limits": limits.to_plain(),
                 "layers_by_format": dict(Counter(row["format"] for row in figures["layers"])),
                 "refused": refused(figures["layers"]),
@@ -67,7 +68,7 @@ def measure(folder: Path, seconds: float) -> dict[str, Any]:
                 "verified_on_validation": {key: figures[key] for key in limits.to_plain()},
                 "test": judge_split(artifact, spec, url, tuned.policy, "test", TEST_REQUESTS),
             }
-    return found
+            yield name, row
 
 
 def refused(layers: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -101,16 +102,17 @@ def main() -> None:
     facts = machine_facts("depthrank")
     show_facts(facts)
     set_torch_threads(options.threads)
+    found: dict[str, Any] = {}
+    model = str(options.trained or f"{options.data}, preset {options.preset}, {options.minutes} minutes")
     with tempfile.TemporaryDirectory() as own:
         folder = options.trained or trained(Path(own), options.data, options.preset, options.minutes)
-        found = measure(folder, options.seconds)
-    for name, row in found.items():
-        print(f"{name}: {row['layers_by_format']}, {row['speedup_vs_fp32']:.2f}x fp32; test {row['test']}")
-        for layer in row["refused"]:
-            print(f"  {layer['layer']}: {layer['chosen']}, not {layer['fastest']}; alone {layer['alone']}")
-    if options.json:
-        model = str(options.trained or f"{options.data}, preset {options.preset}, {options.minutes} minutes")
-        write_json(options.json, {"machine": facts | {"torch": torch_facts()}, "model": model, **found})
+        for name, row in measure(folder, options.seconds):
+            found[name] = row
+            print(f"{name}: {row['layers_by_format']}, {row['speedup_vs_fp32']:.2f}x fp32; test {row['test']}")
+            for layer in row["refused"]:
+                print(f"  {layer['layer']}: {layer['chosen']}, not {layer['fastest']}; alone {layer['alone']}")
+            if options.json:  # after each: a run that is cut short keeps what it has
+                write_json(options.json, {"machine": facts | {"torch": torch_facts()}, "model": model, **found})
 
 
 if __name__ == "__main__":
