@@ -9,10 +9,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from torch.utils.flop_counter import FlopCounterMode
 
 from depthrank.model.config import ForeignConfig, ModelConfig, SideConfig
 from depthrank.model.elastic_ranker import ElasticRanker
+from depthrank.model.flop_count import FlopCount
 from depthrank.model.inputs import CandidateInputs, ItemSide, RequestInputs
 
 SIZES = (8, 24)
@@ -30,7 +30,6 @@ def level_flops(config: ModelConfig) -> tuple[LevelFlops, ...]:
     """FLOPs of every level, router first; item-side values are precomputed and cost nothing here."""
     with torch.device("meta"), torch.no_grad():
         model = ElasticRanker(config).eval()
-        model.requires_grad_(False)  # the counter hooks into whatever could have a gradient
         few, many = (_counts(model, size) for size in SIZES)
     found = []
     for at_few, at_many in zip(few, many, strict=True):
@@ -45,20 +44,20 @@ def _counts(model: ElasticRanker, num_candidates: int) -> list[int]:
     request, items, candidates = _made_up(config, num_candidates)
     rows_N = candidates.request_of_candidate_N
     router = config.foreign_at(0)
-    with FlopCounterMode(display=False) as counter:
+    with FlopCount() as counter:
         seen = model.begin(request, items)
         logits_NK = torch.zeros(num_candidates, len(config.tasks))
         if router is None:
             logits_NK = model.route(seen, items, candidates)
-    counts, state = [counter.get_total_flops() + _foreign_flops(router, num_candidates)], None
+    counts, state = [counter.total + _foreign_flops(router, num_candidates)], None
     for level in range(1, config.num_levels):
         if (foreign := config.foreign_at(level)) is not None:
             counts.append(_foreign_flops(foreign, num_candidates))
             continue
-        with FlopCounterMode(display=False) as counter:
+        with FlopCount() as counter:
             state = model.start(items, candidates) if state is None else state
             logits_NK, state = model.refine(level, seen, state, rows_N, logits_NK)
-        counts.append(counter.get_total_flops())
+        counts.append(counter.total)
     return counts
 
 

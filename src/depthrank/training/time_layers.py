@@ -19,9 +19,9 @@ from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
 
 from depthrank.model import CandidateLayout, ElasticRanker, UserState
+from depthrank.model.flop_count import FlopCount
 from depthrank.precision import AttentionLayer, Format, LayerChoice, Peaks, in_formats, layers_of
 from depthrank.precision.in_formats import replaced
 from depthrank.precision.observed import Seen, observed
@@ -203,9 +203,9 @@ class Asked:
         """Of what ``run`` does with the model."""
         with observed(model) as found:
             run(model)
-        with FlopCounterMode(display=False) as counter:
+        with FlopCount() as counter:
             run(_without_layers(model))
-        return cls(model, {name: seen.calls for name, seen in found.items()}, float(counter.get_total_flops()))
+        return cls(model, {name: seen.calls for name, seen in found.items()}, float(counter.total))
 
     def layer_ms(self, times: LayerTimes, name: str, format: Format) -> float:
         """All calls of one layer."""
