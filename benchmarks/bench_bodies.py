@@ -6,7 +6,9 @@ One world, one model, 2,000 candidates with two columns, mode ``router`` (the ch
 shows), one thread. For every form, interleaved in one process and on one connection:
 
 - in process: decode, every stage of ``Ranker.rank`` that is not the model, encode; their sum is "not model";
-- over HTTP: the wall time on a connection that is kept, less decode + rank + encode in process: the overhead of HTTP.
+- over HTTP: the wall time on a connection that is kept, less decode + rank + encode in process: the overhead of HTTP;
+- core-seconds for 1,000 requests: of this process from decode to encode, and of all threads of the server from one
+  request to the next, so with what it does behind an answer (mean; shown impressions are logged in batches).
 
 The server has the first of the cores that this may use, and whatever runs in process the last one: where there are two,
 neither finds its caches filled with what the other did.
@@ -118,21 +120,28 @@ def measure(world: Path, requests: int) -> dict[str, Any]:
     os.sched_setaffinity(0, cores[:1])
     with serving(str(world / "artifact"), url, 1) as address:
         os.sched_setaffinity(0, cores[-1:])
-        client = KeepAliveClient(address)
+        client, server_cpu_ms = KeepAliveClient(address), ServerCpu(os.getpid())
         for number in range(-WARM_UP, requests):
             for form, (kind, body) in bodies[number % len(bodies)].items():
                 stages = in_process(ranker, decoders[kind], encode_answer, body)
-                over = over_http(client, kind, body)
+                over = over_http(client, kind, body, server_cpu_ms)
                 if number >= 0:
                     for target, found in ((inside[form], stages), (http[form], over)):
                         for name, ms in found.items():
                             target.setdefault(name, []).append(ms)
     ranker.close()
     sizes = {form: len(body) for form, (_, body) in bodies[0].items()}
-    return {form: summary(inside[form], http[form]) | {"body_bytes": sizes[form]} for form in inside}
+    names = list(inside)  # what the server took is told with the request after it
+    server_ms = {form: float(np.mean(http[names[k - len(names) + 1]]["cpu before"])) for k, form in enumerate(names)}
+    return {
+        form: summary(inside[form], http[form])
+        | {"server_core_s_per_1000": round(server_ms[form], 3), "body_bytes": sizes[form]}
+        for form in inside
+    }
 
 
 def in_process(ranker: Any, decode: Any, encode: Any, body: bytes) -> dict[str, float]:
+    cpu_s = time.process_time()
     started = time.perf_counter()
     request = decode(body)
     decoded = time.perf_counter()
@@ -140,30 +149,47 @@ def in_process(ranker: Any, decode: Any, encode: Any, body: bytes) -> dict[str, 
     ranked = time.perf_counter()
     encode(answer)
     done = time.perf_counter()
+    cpu_ms = 1e3 * (time.process_time() - cpu_s)
     stages = {name: ms for name, ms in answer.timings_ms.items() if name not in MODEL_STAGES}
     model = sum(answer.timings_ms.get(name, 0.0) for name in MODEL_STAGES if name != "total")
     decode_ms, rank_ms, encode_ms = 1e3 * (decoded - started), 1e3 * (ranked - decoded), 1e3 * (done - ranked)
     rest = rank_ms - model - sum(stages.values())
     return {
         "decode": decode_ms, **stages, "rest of rank": rest, "encode": encode_ms, "model": model,
-        "not model": decode_ms + rank_ms - model + encode_ms, "in process": 1e3 * (done - started),
+        "not model": decode_ms + rank_ms - model + encode_ms, "in process": 1e3 * (done - started), "cpu": cpu_ms,
     }  # fmt: skip
 
 
-def over_http(client: KeepAliveClient, kind: str, body: bytes) -> dict[str, float]:
-    """Wall time, and how long the request waited for a thread by the server's own clock."""
+class ServerCpu:
+    """Milliseconds of processor time of all threads of the only child process, since the last call."""
+
+    def __init__(self, parent: int) -> None:
+        (child,) = Path(f"/proc/{parent}/task/{parent}/children").read_text().split()
+        self._tasks, self._last_ms = Path(f"/proc/{child}/task"), 0.0
+
+    def __call__(self) -> float:
+        now_ms = sum(int((task / "schedstat").read_text().split()[0]) for task in self._tasks.iterdir()) / 1e6
+        passed_ms, self._last_ms = now_ms - self._last_ms, now_ms
+        return passed_ms
+
+
+def over_http(client: KeepAliveClient, kind: str, body: bytes, server_cpu_ms: ServerCpu) -> dict[str, float]:
+    """Wall time, how long the request waited for a thread by the server's own clock, and what the server took since the
+    request before, which was of the form before."""
+    before_ms = server_cpu_ms()
     started = time.perf_counter()
     text = client.ask("POST", "/v1/rank", body, kind)
     wall = 1e3 * (time.perf_counter() - started)
     told = msgspec.json.decode(text)["timings_ms"]
-    return {"wall": wall, "wait": told.get("wait", 0.0)}
+    return {"wall": wall, "wait": told.get("wait", 0.0), "cpu before": before_ms}
 
 
 def summary(inside: dict[str, list[float]], http: dict[str, list[float]]) -> dict[str, Any]:
     """p50 of everything, p99 of the sums."""
-    p50 = {name: round(float(np.median(ms)), 4) for name, ms in inside.items()}
+    p50 = {name: round(float(np.median(ms)), 4) for name, ms in inside.items() if name != "cpu"}
     return {
         "in_process_ms": p50,
+        "in_process_core_s_per_1000": round(float(np.mean(inside["cpu"])), 3),
         "not_model_p99_ms": round(float(np.percentile(inside["not model"], 99)), 4),
         "http_wall_p50_ms": round(float(np.median(http["wall"])), 4),
         "wall_less_in_process_p50_ms": round(float(np.median(http["wall"]) - np.median(inside["in process"])), 4),
@@ -176,10 +202,11 @@ def summary(inside: dict[str, list[float]], http: dict[str, list[float]]) -> dic
 def show(result: dict[str, Any]) -> None:
     """A row a form."""
     names = ("decode", "candidates", "history", "features", "order", "rest of rank", "encode", "not model", "model")
-    print(f"\n{'p50, ms':18}" + "".join(f"{name:>14}" for name in (*names, "HTTP adds", "bytes")))
+    print(f"\n{'p50, ms':18}" + "".join(f"{name:>14}" for name in (*names, "HTTP adds", "core s/1000", "bytes")))
     for form, found in result.items():
         cells = [f"{found['in_process_ms'].get(name, 0.0):.3f}" for name in names]
-        cells += [f"{found['wall_less_in_process_p50_ms']:.3f}", f"{found['body_bytes']:,}"]
+        cells += [f"{found['wall_less_in_process_p50_ms']:.3f}", f"{found['server_core_s_per_1000']:.2f}"]
+        cells += [f"{found['body_bytes']:,}"]
         print(f"{form:18}" + "".join(f"{cell:>14}" for cell in cells))
 
 

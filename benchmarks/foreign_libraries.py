@@ -6,6 +6,7 @@ import importlib
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -171,6 +172,9 @@ def _recbole_model(name: str, folder: Path, is_context: bool) -> tuple[nn.Module
         sys.argv = argv
     dataset = data.create_dataset(config)
     train = data.data_preparation(config, dataset)[0]
+    for features in (train.dataset.user_feat, train.dataset.item_feat):  # it fills row 0 with NaN under pandas 3
+        for column in features.interaction.values():
+            column.clamp_(min=0)
     model = utils.get_model(name)(config, train.dataset)
     batch = train.dataset.inter_feat
     joined = train.dataset.join(batch[:NUM_ROWS]) if hasattr(train.dataset, "join") else batch[:NUM_ROWS]
@@ -291,18 +295,23 @@ def x_transformers() -> Iterator[Built]:
             yield f"{kind} {name}", lambda kind=kind, settings=settings: build(kind, **settings)
 
 
-def styles() -> Iterator[Built]:
-    """Rankers written anew in the ways of public code."""
-    for module in ("foreign_style_sequences", "foreign_style_texts", "foreign_style_scenes", "foreign_style_habits"):
-        importlib.import_module(module)
-    yield from importlib.import_module("foreign_styles").STYLES.items()
+SUBJECTS = ("crosses", "sequences", "texts", "scenes", "habits", "attention", "encoders", "batches", "idioms")
+
+
+def styles(subject: str) -> Iterator[Built]:
+    """Rankers written anew in the ways of public code, those of one file."""
+    name = "foreign_styles" if subject == "crosses" else f"foreign_style_{subject}"
+    importlib.import_module(name)
+    every = importlib.import_module("foreign_styles").STYLES
+    yield from ((model, build) for model, build in every.items() if build.__module__ == name)
 
 
 LIBRARIES: dict[str, Callable[[], Iterator[Built]]] = (
     {
         f.__name__: f
-        for f in (deepctr_torch, torchfm, recbole, rtdl_revisiting_models, tabm, transformers, x_transformers, styles)
+        for f in (deepctr_torch, torchfm, recbole, rtdl_revisiting_models, tabm, transformers, x_transformers)
     }
+    | {f"styles_{subject}": partial(styles, subject) for subject in SUBJECTS}
     | TABULAR
     | CTR
 )

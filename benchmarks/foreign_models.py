@@ -9,11 +9,13 @@ A library that is not installed is left out and said so. An environment for all 
     /tmp/foreign/bin/pip install --no-deps deepctr-torch torchfm recbole rtdl-revisiting-models tabm rtdl-num-embeddings
     /tmp/foreign/bin/pip install --no-deps einops einx loguru colorlog texttable tabulate thop h5py
     /tmp/foreign/bin/pip install --no-deps pytorch-widedeep tab-transformer-pytorch pytorch-tabnet fuxictr rectools
-    /tmp/foreign/bin/pip install --no-deps mlgb rec-pangu funrec
+    /tmp/foreign/bin/pip install --no-deps mlgb rec-pangu funrec implicit
+    /tmp/foreign/bin/pip install --no-deps hyper-connections discrete-continuous-embed-readout
     /tmp/foreign/bin/pip install transformers x-transformers
 
-The library ``styles`` is our own: rankers written anew in the ways of public code (``foreign_styles`` and the two
-beside it). A JSON that exists keeps what this run did not try.
+The libraries ``styles_...`` are our own: rankers written anew in the ways of public code (``foreign_styles`` and the
+``foreign_style_...`` beside it). A JSON that exists keeps what this run did not try; ``code`` in every row is a digest
+of the sources of ``depthrank.sharing`` that it was found with.
 
 Every model is built at its library's own defaults over the same made-up features: a few ids of the user and of the
 item, a history of ten where the model takes one; its tables and matrices are drawn anew, so that scores vary. It is
@@ -27,6 +29,7 @@ precision), ``refused`` with the reason, ``different`` or ``failed`` otherwise: 
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import statistics
 import time
@@ -39,6 +42,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from depthrank import sharing
 from depthrank.errors import SharingError
 from depthrank.sharing import Refused, share
 from depthrank.sharing.inputs import ModuleInputs, Sides, join_pairs, read_example, split_sides
@@ -58,6 +62,7 @@ def judge(build: Callable[[], tuple[nn.Module, Any, Any]], rows: int) -> dict[st
     try:
         module, example, request = build()
         draw_weights(module.eval())
+        run_as_it_is(module, example)
     except Exception as error:  # noqa: BLE001 a library that cannot build its own model is no finding about ours
         return {"outcome": "not built", "why": first_line(error)}
     try:
@@ -86,6 +91,13 @@ def judge(build: Callable[[], tuple[nn.Module, Any, Any]], rows: int) -> dict[st
         found |= times(module, shared, inputs, split_sides(inputs, request), rows)
     hoisted = [note for note in report.notes if "hoisting alone" in note or "own rounding" in note]
     return found | ({"why": hoisted[0][:300]} if hoisted else {})
+
+
+def run_as_it_is(module: nn.Module, example: Any) -> None:
+    """The module on its own example, which a library's model may not survive (sizes, parts that are not installed)."""
+    args, kwargs = read_example(module, example).arguments(read_example(module, example).example)
+    with torch.no_grad():
+        module(*args, **kwargs)
 
 
 def ratio(flops: dict[str, int]) -> float:
@@ -175,31 +187,48 @@ def main() -> None:
     parser.add_argument("--models", default="", help="only models whose names hold this")
     parser.add_argument("--rows", type=int, default=1000, help="candidates to time at; 0 leaves times out")
     parser.add_argument("--json", type=Path)
+    parser.add_argument("--missing", action="store_true", help="only models that the JSON does not have of this code")
     args = parser.parse_args()
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
-    about = machine_facts("depthrank")
+    about = machine_facts("depthrank") | {"code": code_digest()}
     show_facts(about)
     for name in args.libraries.split(","):
         try:
-            library = import_library("foreign_styles" if name == "styles" else name)
-        except ImportError as error:
-            print(f"{name}: not installed ({first_line(error)})", flush=True)
+            library = import_library("foreign_styles" if name.startswith("styles_") else name)
+        except Exception as error:  # noqa: BLE001 a library that is absent, or that cannot be imported here
+            print(f"{name}: not imported ({first_line(error)})", flush=True)
             continue
         print(f"{name} {getattr(library, '__version__', '')}", flush=True)
         found = {}
         for model, build in LIBRARIES[name]():
             if args.models.lower() not in model.lower():
                 continue
-            found[model] = judge(build, args.rows)
+            if args.missing and model in found_before(args.json, name, about["code"]):
+                continue
+            found[model] = judge(build, args.rows) | {"code": about["code"]}
             print(line(model, found[model]), flush=True)
+            if args.json:
+                keep(args.json, name, found, about)
         print(f"  {name}: {counts(found)}", flush=True)
-        if args.json:
-            keep(args.json, name, found, about)
+
+
+def code_digest() -> str:
+    """Which compiler a row was found with: a digest of the sources of ``depthrank.sharing``."""
+    folder = Path(sharing.__file__).parent
+    text = b"".join(p.relative_to(folder).as_posix().encode() + p.read_bytes() for p in sorted(folder.rglob("*.py")))
+    return hashlib.sha256(text).hexdigest()[:12]
 
 
 def counts(models: dict[str, Any]) -> dict[str, int]:
     return dict(Counter(m["outcome"] for m in models.values()))
+
+
+def found_before(path: Path, library: str, code: str) -> set[str]:
+    """The models of a library that the file has of this code."""
+    libraries = json.loads(path.read_text())["libraries"] if path.exists() else {}
+    models = libraries.get(library, {}).get("models", {})
+    return {name for name, found in models.items() if found.get("code") == code}
 
 
 def keep(path: Path, library: str, found: dict[str, Any], about: dict[str, Any]) -> None:

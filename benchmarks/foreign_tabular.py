@@ -226,8 +226,8 @@ class Session(nn.Module):
 
     def __init__(self, causal: bool, padding: bool) -> None:
         super().__init__()
-        nets = importlib.import_module("rectools.models.nn.transformers.net_blocks")
-        sasrec = importlib.import_module("rectools.models.nn.transformers.sasrec")
+        nets = import_library("rectools.models.nn.transformers.net_blocks")
+        sasrec = import_library("rectools.models.nn.transformers.sasrec")
         self.items, self.causal, self.padding = nn.Embedding(NUM_IDS, 32, padding_idx=0), causal, padding
         self.positions = nets.LearnableInversePositionalEncoding(True, LENGTH, 32)
         kind = sasrec.SASRecTransformerLayers if causal else nets.PreLNTransformerLayers

@@ -13,6 +13,7 @@ import lightgbm as lgb
 import numpy as np
 import numpy.typing as npt
 import optuna
+from gains import grade_of, ndcg_of_gains
 from row_matrix import Matrix, tree_matrix
 from rows import Dataset, Rows
 
@@ -33,8 +34,11 @@ class Tuned:
     importance: dict[str, float]
 
 
-def tune(data: Dataset, task: int, *, listwise: bool, trials: int, cpu_limit_s: float, threads: int) -> Tuned:
-    """``trials`` trials (fewer where ``cpu_limit_s`` ends first) by loss on validation, or by MRR for lists."""
+def tune(data: Dataset, task: int | None, *, listwise: bool, trials: int, cpu_limit_s: float, threads: int) -> Tuned:
+    """``trials`` trials (fewer where ``cpu_limit_s`` ends first) by loss on validation, or by MRR for lists.
+
+    ``task`` None: lambdarank of grades, which the tasks are, by NDCG@10.
+    """
     started = time.process_time()
     matrices = [tree_matrix(data, rows) for rows in (data.train, data.validation, data.test)]
     train = _lightgbm_data(matrices[0], data.train, task, listwise)
@@ -107,9 +111,9 @@ def _parameters(trial: optuna.Trial, listwise: bool, threads: int) -> dict[str, 
 
 
 def _lightgbm_data(
-    matrix: Matrix, rows: Rows, task: int, listwise: bool, reference: lgb.Dataset | None = None
+    matrix: Matrix, rows: Rows, task: int | None, listwise: bool, reference: lgb.Dataset | None = None
 ) -> lgb.Dataset:
-    label = np.nan_to_num(rows.label[:, task])
+    label = grade_of(rows) if task is None else np.nan_to_num(rows.label[:, task])
     group = None
     if listwise:
         changes = np.flatnonzero(np.r_[True, np.diff(rows.request) != 0, True])
@@ -126,9 +130,11 @@ def _lightgbm_data(
     )
 
 
-def _loss(score_N: npt.NDArray[np.float64], rows: Rows, task: int, listwise: bool) -> float:
+def _loss(score_N: npt.NDArray[np.float64], rows: Rows, task: int | None, listwise: bool) -> float:
     from depthrank.metrics import logloss, mean_over_requests, rank_in_request, reciprocal_rank
 
+    if task is None:
+        return -float(np.nanmean(ndcg_of_gains(rows, 2.0 ** grade_of(rows) - 1, score_N)))
     label_N = rows.label[:, task]
     if not listwise:
         return logloss(label_N.astype(np.float64), score_N)

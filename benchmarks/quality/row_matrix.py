@@ -38,7 +38,8 @@ def tree_matrix(data: Dataset, rows: Rows) -> Matrix:
         if next(c for c in kept if c.name == name.rsplit(".", 1)[0]).num_values <= MAX_CATEGORIES
     )
     columns.update(zip(data.float_names, rows.floats.T, strict=True))
-    columns.update(history_columns(data, rows))
+    if data.spec.history.length:
+        columns.update(history_columns(data, rows))
     names = tuple(name.replace("[", ".").replace("]", "") for name in columns)
     return Matrix(np.stack([c.astype(np.float32) for c in columns.values()], axis=1), names, categorical)
 

@@ -157,12 +157,45 @@ def test_a_log_of_ads_without_users_takes_its_row_id_once_the_item_is_named(tmp_
     frame = {"id": range(500), "click": rng.random(500) < 0.3, "hour": [20141021 + r // 300 for r in range(500)]}
     codes = {f"C{i}": rng.integers(0, 40, 500) for i in range(40)}
     pl.DataFrame(frame | codes).write_csv(tmp_path / "ads.csv")
-    with pytest.raises(DataError, match="--item COLUMN"):
-        first_spec(tmp_path)
+    bare = guessed(tmp_path).dataset.impressions
+    assert bare is not None and bare.user == "id" and bare.item is None
+    assert "candidates are nothing but their columns (--item COLUMN if one is)" in notes(tmp_path)
     spec = guessed(tmp_path, Named(item="C3"))
     assert spec.dataset.impressions is not None and spec.dataset.impressions.user == "id"
     assert spec.history.length == 0 and sum(name.startswith("C") for name in spec.features) == 39
     assert "hour holds dates such as 20141021 (YYYYMMDD)" in notes(tmp_path, Named(item="C3"))
+
+
+def test_rows_without_any_id_are_requests_of_their_own(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    numbers = {f"I{i}": rng.normal(size=300).round(3) for i in range(1, 14)}
+    pl.DataFrame({"label": rng.random(300) < 0.3, **numbers}).write_csv(tmp_path / "rows.csv")
+    text, spec = first_spec(tmp_path).text, guessed(tmp_path)
+    form = spec.dataset.impressions
+    assert form is not None and (form.user, form.item, form.request) == (None, None, None)
+    assert 'candidate: ["I{1..13}"]' in text and '"I{1..13}": {kind: numeric, source: "candidate.I{1..13}"}' in text
+    assert spec.history.length == 0 and list(spec.features) == list(numbers)
+    raw = load_dataset(spec)
+    assert raw.items.ids[1:] == ["-"] and len(load_examples(spec, raw)) == 300
+
+
+def test_a_table_without_labels_nor_ids_is_nothing_to_learn_from(tmp_path: Path) -> None:
+    pl.DataFrame({"a": [0.5, 1.5], "b": [1.5, 2.5]}).write_csv(tmp_path / "rows.csv")
+    with pytest.raises(DataError, match=r"no file has a label .* --item COLUMN --user COLUMN"):
+        first_spec(tmp_path)
+
+
+def test_graded_lists_become_a_task_a_grade_worth_the_gain_of_ndcg(tmp_path: Path) -> None:
+    row = np.arange(400)
+    frame = {"label": (7 * row) % 5, "qid": row // 8, "f_1": np.sin(row), "f_2": np.cos(row), "f_3": row % 97 / 3}
+    pl.DataFrame(frame).write_csv(tmp_path / "lists.csv")
+    spec = guessed(tmp_path)
+    form = spec.dataset.impressions
+    assert form is not None and form.user == "qid" and form.item is None
+    assert {name: task.at_least for name, task in spec.tasks.items()} == {f"label_{g}": g for g in range(1, 5)}
+    assert spec.value.weights == {"label_1": 1, "label_2": 2, "label_3": 4, "label_4": 8}
+    assert all(isinstance(spec.features[f"f_{i}"], Numeric) for i in (1, 2, 3))
+    assert "label grades: a task a grade" in notes(tmp_path)
 
 
 def test_names_that_yaml_would_misread_are_quoted(tmp_path: Path) -> None:

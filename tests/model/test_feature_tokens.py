@@ -34,3 +34,12 @@ def test_small_tables_start_small_and_others_do_not() -> None:
     small, other = (tokens(small=s).table for s in (True, False))
     assert small is not None and other is not None
     assert float(small.weight.detach().std()) < 2 * SMALL < float(other.weight.detach().std()) / 5
+
+
+def test_bins_of_a_side_replace_those_of_the_model_and_many_columns_have_none_of_their_own() -> None:
+    def inputs(num_floats: int, bins: int | None) -> int:
+        side = SideConfig((), num_floats, bins=bins)
+        return FeatureTokens(side, table_width=4, width=8, num_tokens=1, hidden=8, bins=12).num_inputs
+
+    assert inputs(64, None) == 64 * 13 and inputs(65, None) == 65
+    assert inputs(65, 6) == 65 * 7 and inputs(3, 0) == 3

@@ -137,9 +137,35 @@ def selected_by_one_mask_and_written_by_its_twin(
     return out.sum(1)
 
 
+def last_state_of_a_loop(m: Any, s: Tensor, x: Tensor, t: Tensor, y: Tensor, h: Tensor, i: Tensor) -> Tensor:
+    """The state of each row's last step, kept by writing to the rows that have the step."""
+    data, sizes, _, back = rnn.pack_padded_sequence(s * t[:, None], h.ne(0).sum(1), True, enforce_sorted=False)
+    state, last, start = torch.zeros(sizes[0], D), torch.zeros(sizes[0], D), 0
+    for size in sizes:
+        state = m.cell(data[start : start + size], state[:size])
+        last[:size] = state
+        start = start + size
+    return (last[back] * t).sum(1)
+
+
+def own_places(m: Any, s: Tensor, x: Tensor, t: Tensor, y: Tensor, h: Tensor, i: Tensor) -> Tensor:
+    """Places of each row's own along one axis or two, beside a slice, rows first or not."""
+    rows, last = torch.arange(i.size(0)), h.ne(0).sum(1) - 1
+    by_slice = s.transpose(1, 2)[rows, :, last] * t
+    by_two = s[rows, last, i % D] * y[:, 0]
+    by_step = s.transpose(0, 1)[last, rows] * y[:, 1:2]
+    return by_slice.sum(1) + by_two + by_step.sum(1)
+
+
+def dropped_loss(m: Any, s: Tensor, x: Tensor, t: Tensor, y: Tensor, h: Tensor, i: Tensor) -> Tensor:
+    """A loss over the batch that no output depends on."""
+    scores = (s.mean(1) * t).sum(1)
+    return (scores, scores.softmax(0).mean())[0]
+
+
 KEPT = [
     towers_by_any, experts_by_places, rows_by_nonzero, sorted_and_back, softmax_less_the_maximum, operators,
-    selected_by_one_mask_and_written_by_its_twin,
+    selected_by_one_mask_and_written_by_its_twin, own_loop_over_steps, last_state_of_a_loop, own_places, dropped_loss,
 ]  # fmt: skip
 
 
@@ -211,7 +237,6 @@ def state_of_a_loop(m: Any, s: Tensor, x: Tensor, t: Tensor, y: Tensor, h: Tenso
         (branch_never_left, "no check input showed the other case"),
         (maximum_that_is_read, "over the batch dimension mixes rows"),
         (written_by_a_mask_of_other_values, "mixes rows|not written back|other rows of the batch"),
-        (own_loop_over_steps, "particular rows|tied to a fixed number"),
         (state_of_a_loop, "depends on the values of the batch|particular rows|tied to a fixed number"),
     ],
     ids=lambda v: getattr(v, "__name__", ""),
@@ -219,6 +244,39 @@ def state_of_a_loop(m: Any, s: Tensor, x: Tensor, t: Tensor, y: Tensor, h: Tenso
 def test_rows_that_do_not_are_refused_with_the_reason(function: Callable[..., Any], reason: str) -> None:
     with pytest.raises(Refused, match=reason):
         made(function)
+
+
+class AnyKeywords(nn.Module):
+    """Takes nothing but keywords."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.items = nn.Embedding(20, D)
+
+    def forward(self, **columns: Tensor) -> Tensor:
+        return (self.items(columns["user"]) * self.items(columns["item"])).sum(-1)
+
+
+def test_keywords_that_come_by_two_stars_have_a_dynamic_batch() -> None:
+    rows = torch.randint(20, (ROWS,))
+    shared = share(AnyKeywords().eval(), {"user": rows, "item": rows.flip(0)}, ["user"], timed=False)
+    assert not [note for note in shared.report.notes if "captured at" in note]
+    assert shared({"user": rows[:1]}, {"item": torch.arange(20)}).shape == (20,)
+
+
+class WritesParameter(AnyKeywords):
+    """Normalises its table in every call."""
+
+    def forward(self, **columns: Tensor) -> Tensor:
+        with torch.no_grad():
+            self.items.weight.copy_(F.normalize(self.items.weight, dim=-1))
+        return super().forward(**columns)
+
+
+def test_a_forward_that_writes_to_a_parameter_is_refused_by_its_name() -> None:
+    rows = torch.randint(20, (ROWS,))
+    with pytest.raises(Refused, match=r"forward writes to the parameter: 'items\.weight'"):
+        share(WritesParameter().eval(), {"user": rows, "item": rows}, ["user"])
 
 
 def ill_conditioned(m: Any, s: Tensor, x: Tensor, t: Tensor, y: Tensor, h: Tensor, i: Tensor) -> Tensor:

@@ -19,6 +19,7 @@ from depthrank.model import ElasticRanker
 from depthrank.schema import Spec
 from depthrank.schema.settings import TrainingSettings
 from depthrank.training.batch_inputs import ItemColumns, to_step_inputs
+from depthrank.training.epochs import length_of
 from depthrank.training.loop import TrainingLoop
 from depthrank.training.losses import TaskLoss
 
@@ -140,3 +141,20 @@ def test_a_step_over_the_whole_catalogue_and_one_over_the_rows_in_use_have_the_s
     assert losses_of(loop, whole) == pytest.approx(losses_of(loop, gathered), rel=1e-5)
     whole.positives_only = True
     assert abs(losses_of(loop, whole) - losses_of(loop, gathered)) > 1e-3, "positives alone: softmax over the catalogue"
+
+
+@pytest.mark.parametrize(
+    ("settings", "steps", "expected"),
+    [
+        ({}, 5, (30, 6)),
+        ({}, 25, (24, 4)),
+        ({}, 60, (10, 2)),
+        ({}, 10_000, (10, 2)),
+        ({"epochs": 3}, 5, (3, 2)),
+        ({"epochs": 50, "patience": 1}, 5, (50, 1)),
+        ({"epochs": 0}, 0, (0, 2)),
+    ],
+)
+def test_small_logs_are_read_more_often_unless_the_spec_says_how_often(settings, steps, expected):
+    length = length_of(TrainingSettings(**settings), steps)
+    assert (length.epochs, length.patience) == expected

@@ -53,9 +53,11 @@ class IntegerIds:
         if not self.ids.size:
             return np.zeros(ids_N.shape, np.int64)
         if self.table is not None:
-            inside_N = (ids_N >= self.first) & (ids_N <= self.ids[-1])
-            place_N = np.where(inside_N, ids_N, self.first) - self.first
-            return np.where(inside_N, self.table[place_N], 0)
+            place_N = ids_N - self.first  # what lies below, or so far away that this wraps, is a large number unsigned
+            inside_N = place_N.view(np.uint64) < len(self.table)
+            if inside_N.all():
+                return self.table.take(place_N)
+            return np.where(inside_N, self.table.take(place_N, mode="clip"), 0)
         place_N = np.minimum(np.searchsorted(self.ids, ids_N), self.ids.size - 1)
         return np.where(self.ids[place_N] == ids_N, self.rows[place_N], 0)
 

@@ -22,22 +22,25 @@ from depthrank.data.split_times import boundaries_ms, period
 from depthrank.data.times import check_time, column_of, order_times_ms, times_ms
 from depthrank.errors import FieldProblem
 from depthrank.schema import Spec
-from depthrank.schema.dataset import ImpressionsFile
+from depthrank.schema.dataset import NO_ITEM, ImpressionsFile
 
 
 def check_impressions(file: DataFile, form: ImpressionsFile, spec: Spec, problems: Problems) -> None:
     """Note every column that is missing or of the wrong type."""
-    check_id(file, form.user, f"{file.where}.user", problems)
-    check_id(file, form.item, f"{file.where}.item", problems)
+    for column, field in ((form.user, "user"), (form.item, "item"), (_request_column(form), "request.column")):
+        if column is not None:
+            check_id(file, column, f"{file.where}.{field}", problems)
     check_time(file, form.time, f"{file.where}.time", problems)
-    if form.request.column is not None:
-        check_id(file, form.request.column, f"{file.where}.request.column", problems)
     _check_position(file, form.position, problems)
     check_columns(file, {c: c for c in form.context}, "context", spec, problems)
     check_columns(file, {c: c for c in form.candidate}, "candidate", spec, problems)
     for name, task in spec.tasks.items():
         if task.column is not None:
             check_label_type(file, task.column, name, problems)
+
+
+def _request_column(form: ImpressionsFile) -> str | None:
+    return None if form.request is None else form.request.column
 
 
 def _check_position(file: DataFile, column: str | None, problems: Problems) -> None:
@@ -53,8 +56,10 @@ def load_impressions(file: DataFile, form: ImpressionsFile, spec: Spec, problems
     if frame is None:
         return None
     before = len(problems)
-    user = ids_as_text(frame[form.user], f"{file.where}.user", problems)
-    item = ids_as_text(frame[form.item], f"{file.where}.item", problems)
+    user = _users(frame, form, file, problems)
+    item = pl.repeat(NO_ITEM, len(frame), eager=True)
+    if form.item is not None:
+        item = ids_as_text(frame[form.item], f"{file.where}.item", problems)
     if isinstance(form.time, str):
         time = order_times_ms(len(frame))
     else:
@@ -71,9 +76,18 @@ def load_impressions(file: DataFile, form: ImpressionsFile, spec: Spec, problems
 
 
 def _columns(form: ImpressionsFile, spec: Spec) -> list[str]:
-    optional = (form.position, form.request.column, *(t.column for t in spec.tasks.values()))
-    named = [form.user, form.item, *column_of(form.time), *form.context, *form.candidate]
+    optional = (form.user, form.item, form.position, _request_column(form), *(t.column for t in spec.tasks.values()))
+    named = [*column_of(form.time), *form.context, *form.candidate]
     return named + [c for c in optional if c is not None]
+
+
+def _users(frame: pl.DataFrame, form: ImpressionsFile, file: DataFile, problems: Problems) -> pl.Series:
+    """Whose each row is: its user's id, or its request's, which without one is the number of the row."""
+    if form.user is not None:
+        return ids_as_text(frame[form.user], f"{file.where}.user", problems)
+    if (column := _request_column(form)) is not None:
+        return ids_as_text(frame[column], f"{file.where}.request.column", problems)
+    return pl.int_range(len(frame), eager=True).cast(pl.String)
 
 
 def _request_key(
@@ -86,12 +100,15 @@ def _request_key(
     problems: Problems,
 ) -> npt.NDArray[np.int64]:
     """The request number of each row, int64 [N]; at most ``max_candidates`` rows a request."""
+    if form.request is None:
+        return np.arange(len(frame))
     user_code = user.rank("dense").to_numpy().astype(np.int64)
     context = frame.select(form.context)
     if form.request.column is not None:
         ids = ids_as_text(frame[form.request.column], f"{file.where}.request.column", problems)
         code = ids.rank("dense").to_numpy().astype(np.int64)
-        _check_one_value(file, form, code, pl.DataFrame({form.user: user_code}).hstack(context), problems)
+        columns = context if form.user is None else pl.DataFrame({form.user: user_code}).hstack(context)
+        _check_one_value(file, form, code, columns, problems)
         order = np.lexsort((np.arange(len(code)), time_ms, code))
         new = _changes(code[order])
     else:

@@ -90,7 +90,8 @@ def _forms(spec: Spec) -> dict[str, object]:
 def _text_columns(form: object) -> list[str]:
     """Columns of ids, which a CSV must not turn into numbers."""
     names = [getattr(form, n, None) for n in ("id", "user", "item", "items", "candidates")]
-    names.append(form.request.column if isinstance(form, ImpressionsFile) else getattr(form, "request", None))
+    request = getattr(form, "request", None)
+    names.append(getattr(request, "column", request))
     action = getattr(form, "action", None)
     names.append(action.column if isinstance(action, ActionColumn) else None)
     return [n for n in names if isinstance(n, str)]

@@ -19,8 +19,10 @@ def answer_of(under_way: UnderWay, request_id: str, spent: bool, monotonic_s: Ca
     with job.timings.stage("order"):
         best = job.best(scores)
         items = job.ranked(scores, best)
-    with noting_missing_rows():  # told while its levels ran
-        story = explain(job, scores, best) if job.request.explain else None
+    story = None
+    if job.request.explain:
+        with noting_missing_rows():  # told while its levels ran
+            story = explain(job, scores, best)
     job.timings.ms["total"] = (monotonic_s() - under_way.started_s) * 1e3
     return Answer(
         request_id=request_id,

@@ -49,8 +49,11 @@ def resolve_candidates(request: Request, items: Catalogue, size: int) -> Candida
         listed = given["item"]
         columns = {name: values for name, values in given.items() if name != "item"}
     if isinstance(listed, np.ndarray):
-        rows = items.rows_of_integers(listed)
-        return CandidateRows(np.where(rows < size, rows, 0), columns, listed, items)
+        return CandidateRows(_below(items.rows_of_integers(listed), size), columns, listed, items)
     ids = listed if set(map(type, listed)) <= {str} else [str(i) for i in listed]
-    rows = items.row_of(ids)
-    return CandidateRows(np.where(rows < size, rows, 0), columns, ids, items)
+    return CandidateRows(_below(items.row_of(ids), size), columns, ids, items)
+
+
+def _below(rows_N: NDArray[np.int64], size: int) -> NDArray[np.int64]:
+    """The rows, 0 for those that are not encoded yet; most often there are none."""
+    return rows_N if rows_N.max(initial=0) < size else np.where(rows_N < size, rows_N, 0)

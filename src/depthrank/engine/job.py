@@ -179,13 +179,16 @@ class Job:
         """These candidates as the answer shows them."""
         tasks = self.generation.artifact.model.config.tasks
         asked_for_all = self.candidates.ids is None
+        values, levels = scores.value_N[best].tolist(), scores.level_N[best].tolist()
         return [
             RankedItem(
                 item=self.candidates.id_of(i),
-                value=float(scores.value_N[i]),
-                scores=dict(zip(tasks, scores.probability_NK[i].tolist(), strict=True)),
-                level=int(scores.level_N[i]),
+                value=value,
+                scores=dict(zip(tasks, probabilities, strict=True)),
+                level=level,
                 index=msgspec.UNSET if asked_for_all else i,
             )
-            for i in best
+            for i, value, level, probabilities in zip(
+                best, values, levels, scores.probability_NK[best].tolist(), strict=True
+            )
         ]

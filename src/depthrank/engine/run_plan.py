@@ -201,10 +201,12 @@ class PlanRun:
     def _publish(self, level: int, scores: Scores, rows: NDArray[np.int64], logits_NK: Tensor) -> int:
         """A chunk's scores replace the shallower ones, but for those that are no number; returns how many are not."""
         probability_NK = self.model.probabilities(level, logits_NK).numpy()
-        good_N = np.isfinite(probability_NK).all(axis=1)
-        if not good_N.all():
+        num_bad, is_number_NK = 0, np.isfinite(probability_NK)
+        if not is_number_NK.all():
+            good_N = is_number_NK.all(axis=1)
+            num_bad = int((~good_N).sum())
             rows, probability_NK = rows[good_N], probability_NK[good_N]
         scores.probability_NK[rows] = probability_NK
         scores.value_N[rows] = self.valuation.of(probability_NK, rows)
         scores.level_N[rows] = level
-        return int((~good_N).sum())
+        return num_bad

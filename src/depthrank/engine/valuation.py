@@ -58,8 +58,8 @@ def value_factor(
         return np.ones(num_candidates)
     values = columns[name]
     factor_N = _numbers(values)
-    bad = np.flatnonzero(~((factor_N >= 0) & (factor_N <= MAX_FACTOR)))  # NaN compares as neither
-    if bad.size:
+    if num_candidates and not (factor_N.min() >= 0 and factor_N.max() <= MAX_FACTOR):  # NaN compares as neither
+        bad = np.flatnonzero(~((factor_N >= 0) & (factor_N <= MAX_FACTOR)))
         problems = [
             FieldProblem(f"$.candidates.{name}[{i}]", shown(values[i]), f"a number from 0 to {MAX_FACTOR:g}")
             for i in bad[:MAX_PROBLEMS].tolist()
@@ -71,7 +71,7 @@ def value_factor(
 def _numbers(values: Sequence[Any] | NDArray[Any]) -> NDArray[np.float64]:
     """The numbers, float64 [N], NaN for what is none; without an object a value where all are."""
     if isinstance(values, np.ndarray):
-        return values.astype(np.float64)
+        return values.astype(np.float64, copy=False)
     if set(map(type, values)) <= {float, int}:
         with suppress(OverflowError):
             return np.frombuffer(array("d", values), np.float64) if values else np.zeros(0)

@@ -112,7 +112,7 @@ def pick_rows(rows: Rows, mask: npt.NDArray[np.bool_]) -> Rows:
 
 def batch_of_one(history: History) -> HistoryBatch:
     """One history as a batch."""
-    columns = (np.ascontiguousarray(getattr(history, name)) for name in _BATCH_COLUMNS)
+    columns = [np.ascontiguousarray(getattr(history, name)) for name in _BATCH_COLUMNS]
     return HistoryBatch(np.array([0, len(history)]), *columns)
 
 

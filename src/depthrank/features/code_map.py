@@ -43,7 +43,7 @@ class HistoryCodes:
         needed = int(item_codes.max(initial=-1)) + 1
         if needed > len(rows) or size != self._items.size:
             rows = self._updated(needed)
-        return rows[item_codes]
+        return rows.take(item_codes)
 
     def action_bits(self, action_codes: NDArray[np.int16]) -> Int32:
         """1 << (place among the history actions) of each code, int32 [n]; 0 for other actions."""
@@ -51,7 +51,7 @@ class HistoryCodes:
         if int(action_codes.max(initial=-1)) >= len(bits):
             bits = np.array([self._bit_of.get(a, 0) for a in self._log.action_dictionary()], np.int32)
             self._bits = bits
-        return bits[action_codes]
+        return bits.take(action_codes)
 
     def _updated(self, needed: int) -> Int32:
         with self._lock:

@@ -131,18 +131,10 @@ class NumericCodec:
     def write_within(self, source: Source, request_of_candidate: NDArray[np.int64], floats: FloatsOut) -> None:
         """``request_of_candidate`` int64 [N]."""
         values, missing = source.numbers()
-        # Sorted values are looked up among the knots, and sorted again by rank_within, in a fraction of the time; every
-        # row's numbers are those that it has in its own place.
-        order = values.argsort(kind="stable")  # half the time of the usual one
-        place = np.empty_like(order)
-        place[order] = np.arange(len(order))
-        missing, request = missing.take(order), request_of_candidate.take(order)
-        written = np.empty((len(order), 4), np.float32)
-        scaled = self.scale.apply(values.take(order), missing)
-        written[:, 0], written[:, 1] = scaled, missing
+        scaled = self.scale.apply(values, missing)
         num_requests = int(request_of_candidate.max(initial=-1)) + 1
-        written[:, 2], written[:, 3] = rank_within(scaled, missing, request, num_requests)
-        floats[:] = written.take(place, axis=0)  # many times faster than to scatter rows
+        floats[:, 0], floats[:, 1] = scaled, missing
+        floats[:, 2], floats[:, 3] = rank_within(scaled, missing, request_of_candidate, num_requests)
 
     def write_missing(self, ids: IdsOut, floats: FloatsOut) -> None:
         floats[:] = 0.0

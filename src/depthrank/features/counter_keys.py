@@ -76,7 +76,7 @@ class RowKeys:
         generation, codes = self._state
         if generation != self._rows.generation:
             codes = self._update()
-        return codes[rows]
+        return codes.take(rows)
 
     def of_ids(self, ids: Sequence[str]) -> Codes:
         """Key codes of entity ids. By id, an id the catalogue does not know is a key of its own."""

@@ -75,14 +75,14 @@ class SparseSnapshot:
 
     def lookup_of_first(self, first: int, second: Int64) -> Float32:
         """Pairs with one first key: only that key's stretch is searched, or laid out by low second keys."""
-        start, stop = np.searchsorted(self.keys, (first << 32, (first + 1) << 32))
+        start, stop = self.keys.searchsorted([first << 32, (first + 1) << 32])
         stretch = self.keys[start:stop] - (first << 32)
         highest = int(second.max(initial=0))
         if highest < _MAX_DENSE:
-            stretch = stretch[: np.searchsorted(stretch, highest, side="right")]
+            stretch = stretch[: stretch.searchsorted(highest, side="right")]
             row_of = np.zeros(highest + 1, np.int64)
             row_of[stretch] = np.arange(start + 1, start + 1 + len(stretch))
-            return self.floats.take(row_of[second], axis=0)
+            return self.floats.take(row_of.take(second), axis=0)
         found = _find(stretch, second)
         return self.floats.take(np.where(found > 0, found + start, 0), axis=0)
 

@@ -149,6 +149,8 @@ class Counters:
 
     def has_index(self, feature: CounterFeature) -> bool:
         """Whether the feature's tables have an index of all their events."""
+        if not self._indexes:  # as where requests are served
+            return False
         keys = (feature.table,) if feature.per is None else (feature.table, feature.per)
         return all(key in self._indexes and self._indexes[key][0] is self.tables[key].state for key in keys)
 

@@ -45,9 +45,10 @@ from depthrank.features.layout import (
     FloatSlot,
     IdSlot,
     SideLayout,
+    write_rows,
 )
 from depthrank.features.sources import SentValues, Source, StoredValues
-from depthrank.features.time_of import MAX_TIME_MS
+from depthrank.features.time_of import bounded_ms
 from depthrank.schema import HistoryAlong, HistoryCount, HistoryMatch, Spec
 
 Int64 = NDArray[np.int64]
@@ -141,7 +142,7 @@ class FeatureEncoder:
         and an unknown one nothing; history [R], None only where ``reads_history`` is False. Raises RequestError naming
         every value that cannot be used (``$.context.device``).
         """
-        time_ms = np.clip(time_ms, -MAX_TIME_MS, MAX_TIME_MS)
+        time_ms = bounded_ms(time_ms)
         out = self._request.empty(len(users))
         problems: list[FieldProblem] = []
         if self._user_row.steps:
@@ -194,7 +195,7 @@ class FeatureEncoder:
         (negative: none), None when serving; history [R], None only where ``reads_history`` is
         False. Raises RequestError naming every value that cannot be used (``$.candidates.price[3]``).
         """
-        time_ms = np.clip(time_ms, -MAX_TIME_MS, MAX_TIME_MS)
+        time_ms = bounded_ms(time_ms)
         out = self._candidate.empty(len(item_rows))
         problems: list[FieldProblem] = []
         query = None
@@ -209,7 +210,7 @@ class FeatureEncoder:
                 _write_match(part, matched, columns, floats, item_rows, request_of_candidate, problems)
             elif step.codec is None:
                 assert query is not None, "counter features need counters"
-                floats[:] = query.floats(part.name)
+                write_rows(floats, query.floats(part.name))
             elif isinstance(step.codec, PositionCodec):
                 if positions is not None:
                     step.codec.write_positions(positions, ids)
@@ -244,7 +245,7 @@ class FeatureEncoder:
     ) -> EncodedHistory:
         """n histories as tokens, the last ``max_length`` (default: the spec's history length) of each."""
         length = self.spec.history.length if max_length is None else max_length
-        return encode_history(batch, codes, np.clip(as_of_ms, -MAX_TIME_MS, MAX_TIME_MS), length)
+        return encode_history(batch, codes, bounded_ms(as_of_ms), length)
 
     def save(self, folder: str | Path) -> list[Path]:
         """Write vocabularies (Parquet) and statistics (JSON) into ``folder``; returns the files written."""

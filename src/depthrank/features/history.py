@@ -34,19 +34,27 @@ class Tokens:
 def tokens_of(batch: HistoryBatch, codes: HistoryCodes) -> Tokens:
     """The tokens of n histories; events of actions that are no history actions are left out."""
     bits = codes.action_bits(batch.action_code)
-    history = np.repeat(np.arange(len(batch)), np.diff(batch.offsets))
+    several = len(batch) > 1
+    history = np.zeros(len(bits), np.int64)
+    if several:
+        history = np.repeat(np.arange(len(batch)), np.diff(batch.offsets))
     item, time_ms = batch.item_code, batch.time_ms
     kept = bits != 0
     if not kept.all():
         bits, history, item, time_ms = bits[kept], history[kept], item[kept], time_ms[kept]
     begins = np.ones(len(item), np.bool_)
-    begins[1:] = (item[1:] != item[:-1]) | (time_ms[1:] != time_ms[:-1]) | (history[1:] != history[:-1])
-    token = np.flatnonzero(begins)
-    actions = np.bitwise_or.reduceat(bits, token) if len(token) else bits
-    history, item, time_ms = history[token], item[token], time_ms[token]
+    begins[1:] = (item[1:] != item[:-1]) | (time_ms[1:] != time_ms[:-1])
+    if several:
+        begins[1:] |= history[1:] != history[:-1]
+    token = begins.nonzero()[0]
+    if len(token) < len(bits):
+        bits = np.bitwise_or.reduceat(bits, token)
+        history, item, time_ms = history.take(token), item.take(token), time_ms.take(token)
     gap_ms = np.zeros(len(token), np.int64)
-    gap_ms[1:] = np.where(history[1:] == history[:-1], time_ms[1:] - time_ms[:-1], 0)
-    return Tokens(history, item, actions, time_ms, gap_ms, token)
+    np.subtract(time_ms[1:], time_ms[:-1], out=gap_ms[1:])
+    if several:
+        gap_ms[1:][history[1:] != history[:-1]] = 0
+    return Tokens(history, item, bits, time_ms, gap_ms, token)
 
 
 def encode_history(
@@ -57,22 +65,25 @@ def encode_history(
     ``as_of_ms`` int64 [n]. See ``EncodedHistory`` for the arrays.
     """
     tokens = tokens_of(batch, codes)
-    num_tokens = np.bincount(tokens.history, minlength=len(batch))
-    length = window_lengths(tokens.history, tokens.time_ms, num_tokens, max_length)
-    place = np.arange(len(tokens.history)) - (np.cumsum(num_tokens) - length)[tokens.history]  # < 0: before the window
-    gap_ms = np.where(place == 0, 0, tokens.gap_ms)
-    inside = place >= 0
-    history, place = tokens.history[inside], place[inside]
-
-    def matrix(values: NDArray[np.int32]) -> NDArray[np.int32]:
-        out = np.zeros((len(batch), max_length), np.int32)
-        out[history, place] = values
-        return out
-
-    return EncodedHistory(
-        rows=matrix(codes.rows(tokens.item_code[inside])),
-        actions=matrix(tokens.actions[inside]),
-        gaps=matrix(log2_bucket(gap_ms[inside])),
-        ages=matrix(log2_bucket(as_of_ms[history] - tokens.time_ms[inside])),
-        length=length.astype(np.int32),
+    history, item, actions, time_ms, gap_ms = (
+        tokens.history,
+        tokens.item_code,
+        tokens.actions,
+        tokens.time_ms,
+        tokens.gap_ms,
     )
+    num_tokens = np.bincount(history, minlength=len(batch))
+    length = window_lengths(history, time_ms, num_tokens, max_length)
+    place = np.arange(len(history)) - (num_tokens.cumsum() - length).take(history)  # < 0: before the window
+    gap_ms[place == 0] = 0
+    if not np.array_equal(length, num_tokens):
+        inside = place >= 0
+        history, item, actions = history[inside], item[inside], actions[inside]
+        time_ms, gap_ms, place = time_ms[inside], gap_ms[inside], place[inside]
+    at = history * max_length + place
+    since_ms = np.concatenate((gap_ms, as_of_ms.take(history) - time_ms))
+    out = np.zeros((4, len(batch) * max_length), np.int32)
+    out[0, at], out[1, at] = codes.rows(item), actions
+    out[2:, at] = log2_bucket(since_ms).reshape(2, -1)
+    rows, actions, gaps, ages = out.reshape(4, len(batch), max_length)
+    return EncodedHistory(rows, actions, gaps, ages, length.astype(np.int32))

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from depthrank.features.exact_math import log1p
+from depthrank.features.knot_places import Places
 
 Floats = NDArray[np.float64]
 Transform = Literal["rank", "log", "standard", "none"]
@@ -44,6 +45,7 @@ class NumericScale:
         with np.errstate(divide="ignore", over="ignore", invalid="ignore"):
             slopes = np.diff(self._levels, append=self._levels[-1:]) / np.diff(self._knots, append=np.inf)
         self._slopes = np.where(np.isfinite(slopes), slopes, 0.0)
+        self._places = Places(self._knots)
 
     @classmethod
     def fit(cls, transform: Transform, values: Floats) -> NumericScale:
@@ -77,7 +79,7 @@ class NumericScale:
         if not len(self._knots):
             return np.zeros_like(x)
         x = _within(x, self._knots[0], self._knots[-1])
-        j = self._knots.searchsorted(x, side="right") - 1
+        j = self._places.of(x)
         y = self._levels.take(j) + self._slopes.take(j) * (x - self._knots.take(j))
         return _within(y, -1.0, 1.0)
 

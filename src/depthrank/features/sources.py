@@ -211,11 +211,11 @@ class SentValues:
 
     def numbers(self) -> tuple[NDArray[np.float64], Mask]:
         if isinstance(self.values, np.ndarray) and self.values.dtype.kind in "iufb":
-            values = self.values.astype(np.float64)
+            values = self.values.astype(np.float64, copy=False)
         else:
             values = np.frombuffer(self._doubles(), np.float64)
         missing = np.isnan(values)
-        return np.where(missing, 0.0, values), missing
+        return (np.where(missing, 0.0, values) if missing.any() else values), missing
 
     def _doubles(self) -> array[float]:
         """The numbers, NaN where missing: at once where all are numbers, which ``array`` (unlike numpy) insists on."""

@@ -13,6 +13,11 @@ _TIMES = {"s": 1_000.0, "ms": 1.0, "us": 1e-3, "ns": 1e-6, "iso": 1.0}
 MAX_TIME_MS = 2**53
 
 
+def bounded_ms(time_ms: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Times that features can compute with; ``np.clip`` takes three times as long for one."""
+    return np.minimum(np.maximum(time_ms, -MAX_TIME_MS), MAX_TIME_MS)
+
+
 def to_ms(values: NDArray[Any], unit: Unit) -> NDArray[np.int64]:
     """Numbers in ``unit`` (a number where ISO text is expected counts as ms) as int64 [n], within +-2^53 ms."""
     scaled = np.nan_to_num(np.floor(values.astype(np.float64) * _TIMES[unit]))

@@ -7,6 +7,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from depthrank.features.ascending import ascending
+
 Floats = NDArray[np.float64]
 
 
@@ -17,31 +19,37 @@ def rank_within(
 
     A request with one known value ranks it 0. Costs one sort of all candidates; no loop over requests.
     """
-    known = np.flatnonzero(~missing_N)
     rank, difference = np.zeros(len(values_N)), np.zeros(len(values_N))
-    if not len(known):
+    known = np.flatnonzero(~missing_N) if missing_N.any() else None
+    values, request = values_N, request_of_candidate
+    if known is not None:
+        values, request = values.take(known), request.take(known)
+    if not len(values):
         return rank, difference
-    if num_requests == 1:
-        order = known[np.argsort(values_N[known], kind="stable")]
-        begins = _begins(values_N[order])
-        count, start = np.array([len(order)]), np.zeros(1, np.int64)
-    else:
-        order = known[np.lexsort((values_N[known], request_of_candidate[known]))]
-        request = request_of_candidate[order]
-        begins = _begins(values_N[order]) | _begins(request)
+    order = ascending(values)
+    count, start = np.array([len(order)]), np.zeros(1, np.int64)
+    if num_requests > 1:
+        order = order.take(request.take(order).argsort(kind="stable"))
         count = np.bincount(request, minlength=num_requests)
         start = np.cumsum(count) - count
-    x = values_N[order]
+    x = values.take(order)
+    begins = _begins(x)
+    if num_requests > 1:
+        begins |= _begins(request.take(order))
     first = np.flatnonzero(begins)  # the places of each run of equal values are first .. stop - 1
     stop = np.append(first[1:], len(x))
-    run_of = request_of_candidate[order[first]] if num_requests > 1 else 0
+    run_of = request.take(order.take(first)) if num_requests > 1 else 0
     twice_middle = first + stop - 1 - 2 * start[run_of]
     run_rank = twice_middle / np.maximum(count[run_of] - 1, 1) - (count[run_of] > 1)
-    rank[order] = np.repeat(run_rank, stop - first)
+    rank_of = np.empty(len(x))
+    rank_of[order] = np.repeat(run_rank, stop - first)
     upper = np.minimum(start + count // 2, len(x) - 1)
     lower = np.minimum(start + np.maximum(count - 1, 0) // 2, len(x) - 1)
     median = 0.5 * (x[lower] + x[upper])
-    difference[order] = x - (median[request_of_candidate[order]] if num_requests > 1 else median[0])
+    from_median = values - (median.take(request) if num_requests > 1 else median[0])
+    if known is None:
+        return rank_of, from_median
+    rank[known], difference[known] = rank_of, from_median
     return rank, difference
 
 

@@ -14,12 +14,13 @@ from depthrank.features import EncoderLayout, SideLayout
 from depthrank.model.foreign_inputs import ForeignInput
 from depthrank.schema import Spec
 from depthrank.schema.dataset import EventsFile
+from depthrank.schema.features import Vector
 from depthrank.schema.settings import ModelSettings
 from depthrank.tables import ROW_FORMATS, RowFormat, TableSlot
 
 # What was added after the first release, at its default.
 _ADDED_TO_SLOTS = {"own_rows": None, "pool": (0, 0), "has_directory": False}
-_ADDED_TO_SIDES = {"row_format": "fp32"}
+_ADDED_TO_SIDES = {"row_format": "fp32", "bins": None}
 _ADDED_TO_LEVELS = {"cross_layers": 0, "cross_rank": 16, "corrects": True}
 _ADDED = {"recency": True, "transitions": None}
 
@@ -30,11 +31,15 @@ def _without_defaults(plain: dict[str, Any], added: dict[str, Any]) -> dict[str,
 
 @dataclass(frozen=True)
 class SideConfig:
-    """One side's encoded columns: id slots, the number of float columns, and how the rows of its table are stored."""
+    """One side's encoded columns: id slots, the number of float columns, and how the rows of its table are stored.
+
+    ``bins`` of each float column; None: the model's, or none where there are more columns than ``MAX_BINNED``.
+    """
 
     slots: tuple[TableSlot, ...] = ()
     num_floats: int = 0
     row_format: RowFormat = "fp32"
+    bins: int | None = None
 
     @classmethod
     def of(cls, side: SideLayout) -> SideConfig:
@@ -59,7 +64,10 @@ class SideConfig:
         form = plain.get("row_format", "fp32")
         if form not in ROW_FORMATS:
             raise ValueError(f"row_format is {form!r}, expected one of {', '.join(ROW_FORMATS)}")
-        return cls(slots, int(plain["num_floats"]), form)
+        bins = plain.get("bins")
+        if bins is not None and not (type(bins) is int and 0 <= bins <= MAX_BINNED):
+            raise ValueError(f"bins is {bins!r}, expected a whole number up to {MAX_BINNED}")
+        return cls(slots, int(plain["num_floats"]), form, bins)
 
 
 @dataclass(frozen=True)
@@ -270,6 +278,19 @@ _CROSSES_FROM_SHOWN = 2
 _SMALL_PRESETS = ("demo", "small")
 
 
+MAX_BINNED = 64  # a side with more float columns may hold vectors: there bins cost more than they tell
+_WIDE_INPUTS, _LEAST_BINS = 2_048, 4  # a side of many numbers has fewer bins each, as many as fit
+
+
+def _side(side: SideLayout, spec: Spec) -> SideConfig:
+    """The model's view of a side; numbers in many columns keep their bins, those of vectors have none."""
+    config = SideConfig.of(side)
+    vectors = [slot for slot in side.floats if isinstance(spec.features.get(slot.feature), Vector)]
+    if config.num_floats <= MAX_BINNED or vectors:
+        return config
+    return replace(config, bins=max(_LEAST_BINS, min(ModelConfig.float_bins, _WIDE_INPUTS // config.num_floats)))
+
+
 def derive_model_config(
     spec: Spec, layout: EncoderLayout, prior_logit: tuple[float, ...], foreign: Sequence[ForeignConfig] = ()
 ) -> ModelConfig:
@@ -282,9 +303,9 @@ def derive_model_config(
         tasks=tuple(spec.tasks),
         prior_logit=prior_logit,
         num_actions=len(spec.history_actions),
-        request=SideConfig.of(layout.request),
-        item=SideConfig.of(layout.item),
-        candidate=SideConfig.of(layout.candidate),
+        request=_side(layout.request, spec),
+        item=_side(layout.item, spec),
+        candidate=_side(layout.candidate, spec),
         history_length=spec.history.length,
         time_gaps=spec.model.time_gaps,
         recency=spec.model.recency,

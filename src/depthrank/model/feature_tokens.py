@@ -9,12 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from depthrank.model.blocks import SwiGLU, norm
-from depthrank.model.config import SideConfig
+from depthrank.model.config import MAX_BINNED, SideConfig
 from depthrank.model.float_inputs import FloatInputs
 from depthrank.tables import FusedTable, ServedTable
 
 SMALL = 0.01  # standard deviation of a small table at the start: a rare id says nothing until it has learned something
-MAX_BINNED = 64  # a side with more float columns holds vectors: there bins cost more than they tell
 
 
 class FeatureTokens(nn.Module):
@@ -35,7 +34,8 @@ class FeatureTokens(nn.Module):
     ) -> None:
         super().__init__()
         self.width, self.num_tokens = width, num_tokens
-        self.floats = FloatInputs(side.num_floats, bins if side.num_floats <= MAX_BINNED else 0)
+        usual = bins if side.num_floats <= MAX_BINNED else 0
+        self.floats = FloatInputs(side.num_floats, usual if side.bins is None else side.bins)
         self.num_inputs = len(side.slots) * table_width + self.floats.num_inputs
         deviation = SMALL if small_tables else None
         table = FusedTable(side.slots, table_width, deviation) if side.slots else None

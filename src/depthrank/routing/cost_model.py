@@ -106,7 +106,8 @@ class _Part:
         return _Part(list(self.weight), covariance, min(self.observed, 1), self.most_variance)
 
     def line(self, factor: float) -> Line:
-        return Line(*(w * s * factor for w, s in zip(self.weight, SCALE, strict=True)))
+        fixed, candidate, history = self.weight  # written out: every request makes all lines anew
+        return Line(fixed * SCALE[0] * factor, candidate * SCALE[1] * factor, history * SCALE[2] * factor)
 
 
 class CostModel:
@@ -167,13 +168,14 @@ class CostModel:
 
     def rates(self) -> CostRates:
         """The coefficients of now, frozen. A part that was never observed borrows from its other temperature."""
-        cold, warm = (tuple(self._line(level, w) for level in range(USER, self.num_levels)) for w in (False, True))
+        factor, levels = self._factor, range(USER, self.num_levels)
+        cold, warm = (tuple([self._line(level, w, factor) for level in levels]) for w in (False, True))
         return CostRates(cold, warm)
 
-    def _line(self, level: int, warm: bool) -> Line:
+    def _line(self, level: int, warm: bool, factor: float) -> Line:
         own, other = self._parts[level, warm], self._parts[level, not warm]
         part = other if level != USER and not own.observed and other.observed else own
-        return part.line(self._factor)
+        return part.line(factor)
 
     def num_observed(self, level: int, *, warm: bool = False) -> int:
         """Observations of a part so far."""

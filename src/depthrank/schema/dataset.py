@@ -31,6 +31,10 @@ Time = Literal["order"] | TimeColumn
 """``order``: no clock in the data; the row number within the file stands for the time, one second a row."""
 
 
+NO_ITEM = "-"
+"""The item of candidates that have no id."""
+
+
 class ItemsFile(Section, frozen=True, kw_only=True):
     """One row an item; every other column may be used by a feature as ``item.<column>``."""
 
@@ -58,13 +62,17 @@ class Grouping(Section, frozen=True, kw_only=True):
 
 
 class ImpressionsFile(Section, frozen=True, kw_only=True):
-    """One row a shown candidate, with its labels."""
+    """One row a shown candidate, with its labels.
+
+    Without ``request`` every row is a request of its own. Without ``user`` nobody is known: a request's id stands for
+    its user. Without ``item`` candidates are nothing but their columns: all are one item, ``NO_ITEM``.
+    """
 
     path: Name
-    user: Name
-    item: Name
+    user: Name | None = None
+    item: Name | None = None
     time: Time
-    request: Grouping
+    request: Grouping | None = None
     position: Name | None = None
     context: tuple[Name, ...] = ()
     candidate: tuple[Name, ...] = ()

@@ -131,6 +131,8 @@ class TableSettings(Section, frozen=True, kw_only=True):
 class TrainingSettings(Section, frozen=True, kw_only=True):
     """The training loop.
 
+    ``epochs``: 10, or up to 30 where an epoch has fewer than 60 steps, for 600 of them; ``patience``: so many in a row
+    without progress on validation are borne (a fifth of the epochs, at least two).
     ``batch_candidates`` bounds the rows of a step: 4,096, or fewer (at least 1,024) where candidates that were shown
     make fewer than 128 steps an epoch; ``batch_requests`` its requests: 128, or up to 512 where they have fewer than
     four candidates each. Up to ``requests_per_user`` neighbouring requests of a user share one encoded
@@ -151,7 +153,7 @@ class TrainingSettings(Section, frozen=True, kw_only=True):
     share them evenly.
     """
 
-    epochs: Annotated[int, Meta(ge=0, le=1_000_000)] = 10
+    epochs: Annotated[int, Meta(ge=0, le=1_000_000)] | None = None
     batch_requests: Count | None = None
     batch_candidates: Count | None = None
     batches_per_step: Count = 1
@@ -160,7 +162,7 @@ class TrainingSettings(Section, frozen=True, kw_only=True):
     learning_rate: LearningRate = 2e-3
     table_learning_rate: LearningRate | None = None
     weight_decay: Annotated[float, Meta(ge=0)] = 0.01
-    patience: Annotated[int, Meta(ge=0)] = 2
+    patience: Annotated[int, Meta(ge=0)] | None = None
     minutes: Annotated[float, Meta(gt=0)] | None = None
     deep_negatives: Count | None = None
     unlabelled: Count | None = None

@@ -13,6 +13,7 @@ from depthrank.schema.collect import convert_fields, describe
 from depthrank.schema.dataset import Dataset, Name, Section
 from depthrank.schema.durations import Duration
 from depthrank.schema.features import Categorical, Feature
+from depthrank.schema.number_ranges import write_out
 from depthrank.schema.settings import (
     EvaluationSettings,
     HistorySettings,
@@ -71,8 +72,9 @@ class Spec(Section, frozen=True, kw_only=True):
         if not isinstance(plain, dict):
             wanted = "a mapping with " + ", ".join(sections)
             raise SpecError(f"{name} is not a spec:", [FieldProblem("$", describe(plain), wanted)])
+        plain = {n: write_out(part, f"$.{n}", problems) for n, part in plain.items()}
         if folder is not None:
-            plain = {**plain, "folder": folder}
+            plain["folder"] = folder
         parts = convert_fields(plain, cls, "$", problems, hidden=("folder",))
         spec = cls(**{**_EMPTY, **parts})
         absent = (f"$.{section}" for section in _EMPTY if section not in parts)

@@ -40,15 +40,17 @@ async def read_body(http: HttpRequest, settings: ServerSettings) -> bytes:
     declared = http.headers.get("content-length", "")
     if declared.isdigit():
         check_body_size(int(declared[:20]), settings.limits)
-    body = bytearray()
+    chunks, size = list[bytes](), 0
     try:
         async with asyncio.timeout(settings.body_timeout_s):
             async for chunk in http.stream():
-                check_body_size(len(body) + len(chunk), settings.limits)
-                body += chunk
+                size += len(chunk)
+                check_body_size(size, settings.limits)
+                if chunk:
+                    chunks.append(chunk)
     except TimeoutError:
         raise HTTPException(408, f"the body did not arrive within {settings.body_timeout_s:g} s") from None
-    return bytes(body)
+    return chunks[0] if len(chunks) == 1 else b"".join(chunks)
 
 
 async def read_rank_request(http: HttpRequest) -> tuple[Request, float]:

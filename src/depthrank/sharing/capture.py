@@ -17,7 +17,7 @@ from torch.export import Dim
 from torch.utils import _pytree as pytree
 
 from depthrank.sharing.decompose import decompose
-from depthrank.sharing.inputs import ModuleInputs, know_dataclasses
+from depthrank.sharing.inputs import ModuleInputs, know_containers
 from depthrank.sharing.normal_form.reader import has_rule
 from depthrank.sharing.refusal import Refused, source_line
 from depthrank.sharing.tracing import FixedMeaning
@@ -62,7 +62,7 @@ def capture(module: nn.Module, inputs: ModuleInputs) -> Captured:
     try:
         return _capture_at(module, inputs, unused_size(inputs.example), fixed_because="")
     except Refused as refusal:
-        if not any(why in refusal.reason for why in (_FIXED, _TIED, _KEYWORDS)):
+        if not any(why in refusal.reason for why in (_FIXED, _TIED)):
             raise
         try:
             return _capture_at(module, inputs, _rare_size(module, inputs), fixed_because=refusal.reason)
@@ -72,8 +72,12 @@ def capture(module: nn.Module, inputs: ModuleInputs) -> Captured:
 
 def _capture_at(module: nn.Module, inputs: ModuleInputs, rows: int, fixed_because: str) -> Captured:
     args, kwargs = inputs.arguments({n: tile(t, rows) for n, t in inputs.example.items()})
+    versions = {name: p._version for name, p in module.named_parameters()}
+    know_containers(_own_output(module, args, kwargs, rows))
+    written = [name for name, p in module.named_parameters() if versions.get(name) != p._version]
     module = _held(module)
-    know_dataclasses(_own_output(module, args, kwargs, rows))
+    if _takes_any_keyword(module, kwargs):
+        module, args, kwargs = _InOneDict(module), (args, kwargs), {}
     shapes = None
     if not fixed_because:
         batch = Dim("batch", min=1)
@@ -92,6 +96,9 @@ def _capture_at(module: nn.Module, inputs: ModuleInputs, rows: int, fixed_becaus
         refusal = _explain_failure(error)
         if refusal.reason.startswith(_NO_REASON):
             meaning.masked.check()
+            if written:
+                why = f"forward writes to the parameter: {written[0]!r}; write to a copy"
+                raise Refused(why, "forward") from error
         raise refusal from error
     meaning.masked.check()
     captured = _read(program, inputs, module, rows if fixed_because else None, fixed_because)
@@ -126,6 +133,23 @@ class _Holder(nn.Module):
 
         forward.__signature__ = inspect.signature(inner.forward)  # type: ignore[attr-defined]
         self.forward = forward
+
+
+def _takes_any_keyword(module: nn.Module, kwargs: dict[str, Any]) -> bool:
+    """Does a keyword come by ``**kwargs``? torch.export gives such inputs no dynamic batch."""
+    parameters = inspect.signature(module.forward).parameters.values()
+    return not set(kwargs) <= {p.name for p in parameters if p.kind != inspect.Parameter.VAR_KEYWORD}
+
+
+class _InOneDict(nn.Module):
+    """A module whose keywords come as one dict."""
+
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, positional: tuple[Any, ...], named: dict[str, Any]) -> Any:
+        return self.inner(*positional, **named)
 
 
 def _own_output(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], rows: int) -> Any:
@@ -169,19 +193,11 @@ def _by_parameter(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, An
             shapes[parameter.name] = tuple(args[place:])
             break
         shapes[parameter.name] = mark
-    for name, mark in kwargs.items():
-        if name in {p.name for p in parameters if p.kind != inspect.Parameter.VAR_KEYWORD}:
-            shapes[name] = mark
-        else:
-            shapes.setdefault(next(p.name for p in parameters if p.kind == inspect.Parameter.VAR_KEYWORD), {})[name] = (
-                mark
-            )
-    return shapes
+    return shapes | kwargs
 
 
 _FIXED = "the batch size is used as a fixed number (a loop over rows, len(x), int(x.shape[0]), an index)"
 _TIED = "the batch size is tied to a fixed number, or to how many values a mask selects (masked_select, x[mask])"
-_KEYWORDS = "torch.export gives inputs that come by **kwargs no dynamic batch"
 _KNOWN_FAILURES = (
     (r"specialized it to be a constant", _FIXED),
     (
@@ -190,7 +206,6 @@ _KNOWN_FAILURES = (
     ),
     (r"Constraints violated", _TIED),
     (r"mutat|assigned during export", "the module changes its own state in forward"),
-    (r"tree_name", _KEYWORDS),
     (r"\.numpy\(\) is not supported", "forward leaves torch: it turns values of the batch into a NumPy array"),
     (r"quantized", "a quantized module cannot be captured; share the float module, and quantize what share returns"),
 )
@@ -233,19 +248,20 @@ def _read(
     fixed_because: str,
 ) -> Captured:
     signature = program.graph_signature
-    if signature.buffers_to_mutate or signature.user_inputs_to_mutate:
-        changed = {**signature.buffers_to_mutate, **signature.user_inputs_to_mutate}
+    renormalised = {n.name for n in program.graph.nodes if "embedding_renorm" in str(n.target)}  # its rule says why
+    parameters = {node: name for node, name in signature.parameters_to_mutate.items() if node not in renormalised}
+    if parameters or signature.buffers_to_mutate or signature.user_inputs_to_mutate:
+        changed = {**parameters, **signature.buffers_to_mutate, **signature.user_inputs_to_mutate}
         node_name, target = next(iter(changed.items()))
         node = next((n for n in program.graph.nodes if n.name == node_name), None)
         source = source_line(node.meta.get("stack_trace")) if node is not None else ""
-        what = (
-            "an input"
-            if target in signature.user_inputs_to_mutate.values()
-            else "a buffer (batch statistics in train mode?)"
-        )
-        raise Refused(
-            f"forward writes to {what}: {target!r}; call module.eval(), or write to a copy", node_name, source
-        )
+        what = "a buffer (batch statistics in train mode?)"
+        if target in parameters.values():
+            what = "the parameter"
+        elif target in signature.user_inputs_to_mutate.values():
+            what = "an input"
+        name = str(target).removeprefix("inner.")
+        raise Refused(f"forward writes to {what}: {name!r}; call module.eval(), or write to a copy", node_name, source)
     own = {
         **dict(module.named_buffers(remove_duplicate=False)),
         **dict(module.named_parameters(remove_duplicate=False)),
@@ -266,9 +282,22 @@ def _read(
             by_name[placeholder] = next(named)
     output = next(n for n in program.graph.nodes if n.op == "output")
     batch = _batch_symbol(placeholders, by_name) if rows is None else rows
-    nodes = tuple(n for n in program.graph.nodes if n.op == "call_function")
+    live = _live(output)
+    nodes = tuple(n for n in program.graph.nodes if n.op == "call_function" and n in live)
     outputs, spec = tuple(output.args[0]), program.call_spec.out_spec
     return Captured(nodes, tensors, by_name, outputs, spec, batch, program, fixed_because)
+
+
+def _live(output: fx.Node) -> set[fx.Node]:
+    """What an output depends on: a loss that is dropped may mix rows as it likes."""
+    found: set[fx.Node] = set()
+    stack = list(output.all_input_nodes)
+    while stack:
+        node = stack.pop()
+        if node not in found:
+            found.add(node)
+            stack += node.all_input_nodes
+    return found
 
 
 def _batch_symbol(placeholders: list[fx.Node], by_name: dict[str, str]) -> Any:

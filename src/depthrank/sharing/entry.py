@@ -140,10 +140,15 @@ class _Job:
             self.leave_if_ill_conditioned(shared, check_inputs)
         return shared
 
+    def draws_of_captured(self, check_inputs: Sequence[Any]) -> list[Draw]:
+        """Inputs that the captured graph itself can run: one captured at a number of rows takes no other."""
+        if self.form.captured.fixed_because:
+            return [draw_inputs(self.inputs, self.sides, 3, self.form.captured.batch, seed=7)]
+        return _draws(self.module, self.inputs, self.sides, check_inputs)
+
     def leave_if_ill_conditioned(self, shared: Shared, check_inputs: Sequence[Any]) -> None:
         """Calls run an original whose own rounding is about what is promised: other inputs would show more of it."""
-        draws = _draws(self.module, self.inputs, self.sides, check_inputs)
-        noise = own_rounding(self.module, self.inputs, self.sides, self.form, draws)
+        noise = own_rounding(self.module, self.inputs, self.sides, self.form, self.draws_of_captured(check_inputs))
         if not tolerance(self.form.graph) / 2 < noise < _MOST_ROUNDING:
             return
         shared.report.ill_conditioned, shared.report.pays = True, False
@@ -159,7 +164,7 @@ class _Job:
         captured = self.form.captured
         if captured.assumed or captured.picks_rows or captured.loops_over_steps or fault.by > _MOST_ROUNDING:
             return False
-        draws = _draws(self.module, self.inputs, self.sides, check_inputs)
+        draws = self.draws_of_captured(check_inputs)
         noise = own_rounding(self.module, self.inputs, self.sides, self.form, draws)
         if noise > _MOST_ROUNDING or fault.by > _MOST_TIMES_OWN_ROUNDING * noise:
             return False

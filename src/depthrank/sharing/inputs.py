@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
-from collections.abc import Mapping, Sequence
+from collections import OrderedDict
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -48,7 +49,7 @@ def read_example(module: nn.Module, example: Any) -> ModuleInputs:
     every = list(inspect.signature(module.forward).parameters.values())
     parameters = [p for p in every if p.kind != p.VAR_KEYWORD]
     args, kwargs = ((), dict(example)) if _all_keywords(every, example) else _as_call(parameters, example)
-    know_dataclasses((args, kwargs))
+    know_containers((args, kwargs))
     flat, spec = pytree.tree_flatten((args, kwargs))
     paths, _ = pytree.tree_flatten_with_path((args, kwargs))
     alone = len(args) == 1 and not kwargs and isinstance(args[0], Mapping)
@@ -79,17 +80,40 @@ def _all_keywords(parameters: Sequence[inspect.Parameter], example: Any) -> bool
     return isinstance(example, Mapping) and bool(parameters) and all(p.kind == p.VAR_KEYWORD for p in parameters)
 
 
-def know_dataclasses(value: Any) -> None:
-    """Tell torch how to take apart the dataclasses inside a value, as torch.export asks its users to."""
+def know_containers(value: Any) -> None:
+    """Tell torch how to take apart the dataclasses and dicts of own classes inside a value, as torch.export asks."""
+    kind = type(value)
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        if type(value) not in pytree.SUPPORTED_NODES:
-            torch.export.register_dataclass(type(value))
+        if kind not in pytree.SUPPORTED_NODES:
+            torch.export.register_dataclass(kind)
         value = [getattr(value, f.name) for f in dataclasses.fields(value)]
+    elif isinstance(value, dict) and kind not in pytree.SUPPORTED_NODES:
+        pytree.register_pytree_node(
+            kind,
+            lambda entries: (list(entries.values()), list(entries)),
+            lambda values, names: _dict_of(kind, zip(names, values)),
+            serialized_type_name=f"{kind.__module__}.{kind.__qualname__}",
+            flatten_with_keys_fn=lambda entries: (
+                [(pytree.MappingKey(name), v) for name, v in entries.items()],
+                list(entries),
+            ),
+        )
     if isinstance(value, Mapping):
         value = list(value.values())
     if isinstance(value, (list, tuple)):
         for v in value:
-            know_dataclasses(v)
+            know_containers(v)
+
+
+def _dict_of(kind: type[dict[Any, Any]], entries: Iterable[tuple[Any, Any]]) -> Any:
+    """A dict of this class with these entries, whatever its own constructor takes."""
+    out: dict[Any, Any] = dict.__new__(kind)
+    for name, entry in entries:
+        if isinstance(out, OrderedDict):
+            OrderedDict.__setitem__(out, name, entry)
+        else:
+            dict.__setitem__(out, name, entry)
+    return out
 
 
 def _as_call(parameters: Sequence[inspect.Parameter], example: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:

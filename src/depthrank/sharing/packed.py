@@ -5,7 +5,8 @@ torch.export cannot follow. What it means is fixed, row by row: a recurrent net 
 step of each row (the other way round in its second direction), and ``pad_packed_sequence`` fills the rest. So, while a
 module is traced, the data of a packed sequence is the padded tensor step by step, [L * B, F], as if every row had every
 step, and ``batch_sizes`` stands for the lengths; the nets of the module run layer by layer over that. A loop of the
-module's own over ``batch_sizes`` (the AUGRU of DIEN) then takes every step for all rows.
+module's own over ``batch_sizes`` (the AUGRU of DIEN) then takes every step for all rows, and ``last[:rows] = h`` with
+the rows of a step writes to those that have it.
 
 Letters: B rows, L steps, F features, H hidden units, K layers x directions.
 """
@@ -32,6 +33,7 @@ class PackedSequences:
     def __init__(self, module: nn.Module) -> None:
         self._nets = [m for m in module.modules() if isinstance(m, (nn.GRU, nn.LSTM, nn.RNN)) and _plain(m)]
         self._lengths: dict[int, tuple[Tensor, Tensor]] = {}  # id of batch_sizes -> (it, lengths [B])
+        self._rows_of_step: dict[int, tuple[Any, Tensor]] = {}  # id of a number of rows -> (it, which rows [B])
         self.looped = False  # did the module itself read how many rows have a step?
 
     def start(self) -> None:
@@ -59,7 +61,7 @@ class PackedSequences:
         if code in (_PACK, _PAD) and name in ("index_select", "__getitem__"):
             return args[0]
         if code is _INVERT and name == "scatter_":
-            return args[2]
+            return args[0].copy_(args[2])
         return NOT_MINE
 
     def _pack(self, x: Tensor, lengths: Tensor, batch_first: bool) -> tuple[Tensor, Tensor]:
@@ -69,12 +71,27 @@ class PackedSequences:
         return steps_LBF.flatten(0, 1), stand_in
 
     def _rows_at(self, stand_in: Tensor, name: str, index: tuple[Any, ...]) -> Any:
-        """How many rows have a step: all of them, at every step."""
+        """How many rows have a step: all of them, at every step; the number remembers which step it is of."""
         self.looped = True
-        rows: Any = self._lengths[id(stand_in)][1].shape[0]
+        lengths = self._lengths[id(stand_in)][1]
         if name == "__getitem__":
-            return rows if isinstance(index[0], int) else NOT_MINE
-        return [rows] * stand_in.shape[0]
+            return lengths.shape[0] if isinstance(index[0], int) else NOT_MINE
+        every = []
+        for step in range(stand_in.shape[0]):
+            rows = _another(lengths.shape[0])
+            self._rows_of_step[id(rows)] = (rows, lengths > step)
+            every.append(rows)
+        return every
+
+    def write(self, x: Tensor, index: Any, value: Any) -> bool:
+        """Was x[:rows] = value written, to the rows that have the step of this number of rows?"""
+        if not isinstance(index, slice) or index.step is not None or index.start not in (None, 0):
+            return False
+        if id(index.stop) not in self._rows_of_step or not isinstance(value, Tensor) or value.dim() != x.dim():
+            return False
+        has_step = self._rows_of_step[id(index.stop)][1]
+        x.copy_(torch.where(has_step.view(-1, *([1] * (x.dim() - 1))), value, x))
+        return True
 
     def _pad(
         self, data: Tensor, batch_sizes: Tensor, batch_first: bool, padding: float, total: int
@@ -99,6 +116,17 @@ class PackedSequences:
             return rnn.PackedSequence(out.transpose(0, 1).flatten(0, 1), *x[1:]), last
 
         return forward
+
+
+class _Rows(int):
+    """A number of rows that is told apart from an equal one."""
+
+
+def _another(rows: Any) -> Any:
+    """The same number as an object of its own."""
+    if isinstance(rows, torch.SymInt):
+        return torch.SymInt(rows.node)  # type: ignore[no-untyped-call]
+    return _Rows(rows)
 
 
 def _by_row(data: Tensor, batch_sizes: Tensor) -> Tensor:

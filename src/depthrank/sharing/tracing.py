@@ -107,7 +107,7 @@ class FixedMeaning(TorchFunctionMode):
         if func is Tensor.__setitem__:
             index = self._fixed_index(args[1])
             if index is None:
-                written = self.masked.write(args[0], args[1], args[2])
+                written = self.packed.write(*args) or self.masked.write(*args)
                 if written:
                     self._forget(args[0])
                 return written, None

@@ -23,6 +23,7 @@ from depthrank.schema.settings import TrainingSettings
 from depthrank.training.admit_rows import TableAdmission
 from depthrank.training.batch_inputs import ItemColumns, StepInputs, to_step_inputs
 from depthrank.training.batch_stream import Own, Stream, Turn, own_batches
+from depthrank.training.epochs import length_of
 from depthrank.training.losses import TaskLoss
 from depthrank.training.optimizer import StepOptimizer
 from depthrank.training.processes import ALONE, Processes
@@ -118,7 +119,8 @@ class TrainingLoop:
     ) -> None:
         self.model, self.items, self.tasks, self.settings = model, items, tasks, settings
         self.processes = processes
-        self.total_steps = max(1, steps_per_epoch * settings.epochs)
+        self.length = length_of(settings, steps_per_epoch)
+        self.total_steps = max(1, steps_per_epoch * self.length.epochs)
         self.seed = torch.initial_seed()
         self.objective = StepObjective(model, tasks, settings)
         self.generator = torch.Generator()  # which requests go deep, and which negatives they get
@@ -144,7 +146,7 @@ class TrainingLoop:
         """Train until epochs, patience or ``deadline_s`` (monotonic) end it; leaves the best weights in place."""
         best: Scored | None = None
         self._time_limit = None if deadline_s is None else (self.monotonic(), deadline_s)
-        while self.state.epoch < self.settings.epochs and self.state.bad_epochs <= self.settings.patience:
+        while self.state.epoch < self.length.epochs and self.state.bad_epochs <= self.length.patience:
             started = self.monotonic()
             loss, finished = self._epoch(train(self.state.epoch), deadline_s, on_step)
             losses_L, scored = self.evaluate(validation(0))

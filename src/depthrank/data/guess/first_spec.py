@@ -52,11 +52,15 @@ def first_spec(folder: str | Path, given: Named | None = None) -> FirstSpec:
     return FirstSpec(written(found), tuple(_notes(found)))
 
 
-def _entities(tables: Sequence[Table], main: Main, column: str, known: str, others: str) -> tuple[Table, str] | None:
+def _entities(
+    tables: Sequence[Table], main: Main, column: str | None, known: str, others: str
+) -> tuple[Table, str] | None:
     """The file, and its key, with a row for most ids of a column of the main file; its name is not that of the others'.
 
     Small whole numbers are in every key: a key of the same name, or one named so, goes before.
     """
+    if column is None:
+        return None
     values = main.table.columns[column].known
     used = (
         as_lists(values, main.separator).list.explode() if main.form == "requests" and column == main.item else values
@@ -93,12 +97,17 @@ def _notes(found: Found) -> list[str]:
     notes += [
         f"{label.column} from {label.at_least:g} on is a positive of {label.task}: set at_least as you mean it"
         for label in main.labels
-        if label.at_least is not None
+        if label.at_least is not None and len({label.column for label in main.labels}) == len(main.labels)
     ]
-    if len(main.tasks) > 1:
+    if max((label.value for label in main.labels), default=1) > 1:
+        notes.append(f"{main.labels[0].column} grades: a task a grade, worth the gain of NDCG; see value.weights")
+    elif len(main.tasks) > 1:
         notes.append("every task has the weight 1 in value.weights: say what each is worth to you")
     if main.anonymous:
-        notes.append(f"no column of users was found: {main.user} stands for one, and there is no history")
+        stands = main.user or "the row itself"
+        notes.append(f"no column of users was found: {stands} stands for one, and there is no history")
+    if main.item is None:
+        notes.append("no column of items was found: candidates are nothing but their columns (--item COLUMN if one is)")
     if found.unused:
         notes.append(f"not used: {', '.join(table.name for table in found.unused)}")
     notes += [
@@ -106,7 +115,7 @@ def _notes(found: Found) -> list[str]:
         for table in found.unused
         if _is_history(table)
     ]
-    if main.form == "requests":
+    if main.form == "requests" and main.item is not None:
         shown = main.table.columns[main.item]
         empty = 0.0 if shown.values is None else shown.values.null_count() / len(shown.values)
         if empty > 0.1:

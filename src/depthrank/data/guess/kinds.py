@@ -13,6 +13,7 @@ FEW_VALUES = 32  # whole numbers of so few values are codes rather than amounts
 MANY_VALUES = 1_000
 MAX_VECTOR = 4_096
 CODES = {"id", "code", "zip", "pin", "cat", "category", "class", "type", "group", "segment", "status", "kind", "hash"}
+CODES |= {"subclass", "subcategory", "department", "aisle", "sector", "brand", "author", "level1", "level2"}
 
 
 @dataclass(frozen=True)

@@ -46,12 +46,13 @@ class Named:
 @dataclass(frozen=True, eq=False)
 class Main:
     """The main file. ``form``: requests, impressions or events. ``item`` is the list of candidates of ``requests``;
-    ``user`` may be the request's id, where nobody is signed in; ``time`` None: the order of the rows."""
+    ``user`` may be the request's id, where nobody is signed in, or None, where rows have no id at all; ``item`` None:
+    candidates are nothing but their columns. ``time`` None: the order of the rows."""
 
     table: Table
     form: str
-    user: str
-    item: str
+    user: str | None
+    item: str | None
     time: str | None
     request: str | None
     action: str | None
@@ -96,10 +97,10 @@ def find_main(tables: Sequence[Table], given: Named) -> Main:
     if not found:
         listed = "; ".join(f"{table.name}: {', '.join(table.columns)}" for table in chosen)
         raise DataError(
-            f"no file has columns that are named like an item's id and a user's (or request's): {listed}. "
-            "Say which: --item COLUMN --user COLUMN"
+            "no file has a label (0/1, or a grade), nor columns that are named like an item's id and a user's "
+            f"(or request's): {listed}. Say which: --item COLUMN --user COLUMN"
         )
-    return min(found, key=lambda main: (_RANK[main.form], -main.table.num_rows))
+    return min(found, key=lambda main: (main.item is None, _RANK[main.form], -main.table.num_rows))
 
 
 def _as_main(table: Table, given: Named) -> Main | None:
@@ -112,25 +113,36 @@ def _as_main(table: Table, given: Named) -> Main | None:
     item = given.item or (lists[0].name if lists else id_of(ids, ITEM))
     if user is None:
         user = request or next((c.name for c in ids if c.is_id_like and named(c, "id") and table.is_key(c.name)), None)
-    if user not in table.columns or item not in table.columns or user is None or item is None or user == item:
+    if given.user not in (None, *table.columns) or given.item not in (None, *table.columns) or (item and user == item):
         return None
     listed = item in [column.name for column in lists]
-    if not listed and given.main is None and (table.is_key(item) or (table.is_key(user) and not anonymous)):
+    keys = [name for name in (item, None if anonymous else user) if name is not None and table.is_key(name)]
+    if not listed and given.main is None and keys:
         return None  # one row an item, or a user
-    time = given.time or _time_of(table, (user, item))
-    rest = [name for name in (user, item, time) if name is not None]
+    parts = [name for name in (user, item) if name is not None]
+    time = given.time or _time_of(table, parts)
+    rest = [*parts, *([time] if time is not None else [])]
     action = _action_of(table, rest)
     if listed:
+        assert item is not None
         return _as_lists_shown(table, user, item, time, request, anonymous, rest)
     labels = labels_of(table, [*rest, *([action] if action else [])])
-    shown = bool(labels) and (action is None or len(labels) > 1)
+    shown = bool(labels) and (action is None or len(labels) > 1 or item is None)
+    if not shown and (user is None or item is None):
+        return None  # no label, and nobody who did anything
     position = next((c.name for c in table if named(c, POSITION) and c.is_whole and c.num_distinct <= 1_000), None)
     form, action = ("impressions", None) if shown else ("events", action)
     return Main(table, form, user, item, time, request, action, position, tuple(labels), anonymous)
 
 
 def _as_lists_shown(
-    table: Table, user: str, item: str, time: str | None, request: str | None, anonymous: bool, taken: Sequence[str]
+    table: Table,
+    user: str | None,
+    item: str,
+    time: str | None,
+    request: str | None,
+    anonymous: bool,
+    taken: Sequence[str],
 ) -> Main | None:
     """A file whose items are lists; None where no column tells which of them were taken."""
     candidates = table.columns[item]
@@ -147,7 +159,7 @@ def _as_lists_shown(
             task = "_".join(word for word in words(column.name) if word in LABEL.split()) or "click"
             labels.append(Label(task, column.name, None, None, not flags))
     labels = [label for label in labels if label.task != "click"] or labels[:1]  # by its name before by its ids
-    if not labels:
+    if not labels or user is None:
         return None
     request = request if request is not None and table.is_key(request) else None
     return Main(table, "requests", user, item, time, request, None, None, tuple(labels), anonymous, separator)
@@ -186,7 +198,7 @@ def groups(main: Main) -> np.ndarray | None:
     key = sample.get(main.request or "")
     if key is not None and not main.table.is_key(main.request or ""):
         return key.rank("dense").fill_null(0).to_numpy()
-    users, times = sample[main.user], sample.get(main.time or "")
+    users, times = sample.get(main.user or ""), sample.get(main.time or "")
     if users is None or times is None:
         return None
     time, user = _milliseconds(main, times), users.rank("dense").fill_null(0).to_numpy()
@@ -215,6 +227,8 @@ def _milliseconds(main: Main, values: pl.Series) -> np.ndarray:
 
 def repeats(main: Main) -> float:
     """The share of the rows whose user had the item before."""
+    if main.user is None or main.item is None:
+        return 0.0
     pairs = main.table.whole(main.user, main.item)
     return 1.0 - pairs.unique().height / max(pairs.height, 1)
 

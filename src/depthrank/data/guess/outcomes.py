@@ -7,13 +7,13 @@ time, a reason, an id that only clicks have. As an input it would be there in tr
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import polars as pl
 
 from depthrank.data.guess.names import words
-from depthrank.data.guess.roles import is_after, is_label, is_rating
+from depthrank.data.guess.roles import is_after, is_graded, is_label, is_rating
 from depthrank.data.guess.tables import Column, Table
 from depthrank.metrics import auc
 
@@ -23,22 +23,33 @@ TELLS = 0.95
 @dataclass(frozen=True)
 class Label:
     """A task: the column, from which value on it is a positive (None: 0/1), the share of positives where it is known,
-    and whether the column holds the ids of the positives."""
+    whether the column holds the ids of the positives, and what a positive is worth."""
 
     task: str
     column: str
     at_least: float | None
     positives: float | None = None
     is_ids: bool = False
+    value: int = 1
 
 
 def labels_of(table: Table, taken: Sequence[str]) -> list[Label]:
     """The labels of a file of impressions or events, apart from columns that are ``taken`` for something else."""
     free = [column for column in table if column.name not in taken]
     found = [_label(column, None) for column in free if is_label(column)]
+    graded = next((column for column in free if is_graded(column)), None)
+    if not found and graded is not None:
+        return _grades(graded)
     if not found:
         found = [_label(column, _good_grade(column)) for column in free if is_rating(column)]
     return found
+
+
+def _grades(column: Column) -> list[Label]:
+    """A task for each grade that is reached, worth what NDCG's gain 2^g - 1 grows by there: their sum is the gain."""
+    grades = sorted(column.known.cast(pl.Float64).unique().to_list())[1:]
+    labels = [_label(column, grade) for grade in grades]
+    return [replace(each, task=f"{each.task}_{k + 1}", value=2**k) for k, each in enumerate(labels)]
 
 
 def _label(column: Column, at_least: float | None) -> Label:

@@ -32,7 +32,7 @@ def past_features(main: Main, attributes: Sequence[str], repeated: float, span: 
     if main.anonymous:
         return found
     found["past"] = Line("kind: history_count")
-    if repeated > REPEATS or main.form == "requests":
+    if main.item is not None and (repeated > REPEATS or main.form == "requests"):
         found["again"] = Line("kind: history_match, of: item")
     if main.form != "events":
         found |= {f"again_{a}": Line(f"kind: history_match, of: item.{a}") for a in of}
@@ -43,7 +43,7 @@ def _counters(main: Main, attributes: Sequence[str], span: float) -> dict[str, L
     short, long, bucket = next((windows for days, *windows in _WINDOWS if span < days), _LONG)
     rate = f"actions: [{', '.join(main.tasks)}], per: [impression]"
     windows = f"windows: [{short}, {long}], bucket: {bucket}"
-    found = {"item_rate": Line(f"kind: counter, of: item, {rate}, {windows}")}
+    found = {} if main.item is None else {"item_rate": Line(f"kind: counter, of: item, {rate}, {windows}")}
     found |= {f"{a}_rate": Line(f"kind: counter, of: item.{a}, {rate}, {windows}") for a in attributes}
     if not main.anonymous:
         daily = f"windows: [{long}], bucket: 1d, prior: 5"

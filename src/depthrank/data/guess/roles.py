@@ -10,8 +10,10 @@ from depthrank.data.guess.tables import Column
 USER = "user customer client visitor member account household person viewer reader buyer traveler traveller shopper"
 USER += " guest subscriber player listener patient student cust uid device cookie"
 ITEM = "item product article news video movie film hotel ad creative song track book sku asin offer listing content doc"
-ITEM += " document game recipe show post photo restaurant poi property reference prop campaign course job app"
-REQUEST = "request search query session visit impression basket slate page auction srch list question order"
+ITEM += " document game recipe show post photo restaurant poi property reference prop campaign course job app brand"
+ITEM += " alternative alt option mode"
+REQUEST = "request search query qid session visit impression basket slate page auction srch list question order trip"
+REQUEST += " case chid occasion choiceid"
 ACTION = "event action behavior behaviour type kind activity"
 POSITION = "position pos rank slot place"
 SHOWN = "candidates shown impressions displayed inview slate list items results"
@@ -21,7 +23,9 @@ LABEL += (
 )
 LABEL += " long view viewed watched finish finished complete completed reply comment forward favorite favourite reserve"
 ID_WORDS = ("id", "ids", "hash", "code", "num", "number", "uuid", "key", "inview", "list")
+MOST_GRADES = 6
 RATING = "rating stars grade"
+GRADED = "label relevance rel grade gain"
 AFTER = (
     "dwell stay watch watched play played duration spent revenue gross gain paid feedback scroll read next propensity"
 )
@@ -54,6 +58,11 @@ def is_label(column: Column) -> bool:
 def is_rating(column: Column) -> bool:
     """Whether the column grades: a few ordered numbers."""
     return column.known.dtype.is_numeric() and named(column, RATING) and 3 <= column.num_distinct <= 101
+
+
+def is_graded(column: Column) -> bool:
+    """Whether the column grades how relevant a candidate is: a few whole numbers."""
+    return column.is_whole and named(column, GRADED) and 3 <= column.num_distinct <= MOST_GRADES
 
 
 def is_after(column: Column) -> bool:

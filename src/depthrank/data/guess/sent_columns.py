@@ -22,12 +22,16 @@ ALIGNED = 0.9  # of the rows have a value a candidate
 
 @dataclass
 class Sent:
-    """Context and candidate columns (those of lists as their parts), and what is left out, with the reason."""
+    """Context and candidate columns (those of lists as their parts), and what is left out, with the reason.
+
+    ``several``: whether requests have several candidates, so that one can be compared with the others.
+    """
 
     context: list[Column] = field(default_factory=list)
     candidate: list[Column] = field(default_factory=list)
     left_out: dict[str, str] = field(default_factory=dict)
     outcomes: list[str] = field(default_factory=list)
+    several: bool = True
 
 
 def sent_columns(main: Main) -> Sent:
@@ -61,13 +65,14 @@ def _of_rows(main: Main, free: list[Column]) -> Sent:
     inputs = [column for column in free if column.name not in outcomes]
     group = groups(main)
     context = [column for column in inputs if _is_constant(column, group)]
-    return Sent(context, [c for c in inputs if c not in context], outcomes, list(outcomes))
+    several = main.user is not None if group is None else 10 * len(np.unique(group)) < 9 * len(group)
+    return Sent(context, [c for c in inputs if c not in context], outcomes, list(outcomes), several)
 
 
 def _of_positives(main: Main, column: Column) -> str:
     """Why a column of positives is no input, and where it belongs if it is one of the item or of the user."""
     for owner, side in ((main.item, "items"), (main.user, "users")):
-        if _is_constant(column, _codes(main, owner)):
+        if owner is not None and _is_constant(column, _codes(main, owner)):
             return f"the same wherever {owner} is: put it in a file of {side}"
     return "known of positives only"
 
@@ -96,6 +101,7 @@ def _is_constant(column: Column, group: npt.NDArray[np.int64] | None) -> bool:
 
 def parts_of(main: Main, column: Column) -> Column | None:
     """The values inside a column that has one a candidate; None where it has not."""
+    assert main.item is not None, "lists of items"
     candidates, separator = main.table.columns[main.item], main.separator
     if column.values is None or candidates.values is None or not (column.is_listed or (column.is_text and separator)):
         return None

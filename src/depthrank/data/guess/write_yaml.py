@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from depthrank.data.guess.kinds import kind_of
 from depthrank.data.guess.main_file import Main
+from depthrank.data.guess.number_runs import runs_of
 from depthrank.data.guess.past_features import Line
 from depthrank.data.guess.sent_columns import Sent
 from depthrank.data.guess.tables import Column, Table
@@ -50,7 +51,7 @@ def written(found: Found) -> str:
         "",
         "tasks:",
         *_indented(_task_lines(found.main)),
-        f"value: {{weights: {{{', '.join(f'{quoted(task)}: 1' for task in found.main.tasks)}}}}}",
+        _value_line(found.main),
         "",
         *_rest_lines(found),
     ]
@@ -75,14 +76,17 @@ def _entity_lines(found: Found) -> Iterator[str]:
 def _main_lines(main: Main, sent: Sent) -> Iterator[str]:
     yield f"{main.form}:"
     yield f"  path: {quoted(main.table.name)}"
-    yield f"  user: {quoted(main.user)}" + ("  # nobody is signed in: an id of the visit" if main.anonymous else "")
-    yield f"  {'candidates' if main.form == 'requests' else 'item'}: {quoted(main.item)}"
+    if main.user is not None:
+        yield f"  user: {quoted(main.user)}" + ("  # nobody is signed in: an id of the visit" if main.anonymous else "")
+    if main.item is not None:
+        yield f"  {'candidates' if main.form == 'requests' else 'item'}: {quoted(main.item)}"
     yield f"  time: {_time(main)}"
     if main.form == "events":
         yield f"  action: {_action(main)}" + ("  # of every row: call it what it is" if main.action is None else "")
         return
     if main.form == "impressions":
-        yield f"  request: {_grouping(main)}"
+        if main.user is not None:
+            yield f"  request: {_grouping(main)}"
         if main.position is not None:
             yield f"  position: {quoted(main.position)}"
     elif main.request not in (None, main.user):
@@ -90,12 +94,16 @@ def _main_lines(main: Main, sent: Sent) -> Iterator[str]:
     if main.separator is not None:
         yield f'  separator: "{main.separator}"'
     if sent.context:
-        yield f"  context: [{', '.join(quoted(c.name) for c in sent.context)}]  # one value a request"
+        yield f"  context: [{_listed(sent.context)}]  # one value a request"
     if sent.candidate:
-        names = [quoted(column.name) for column in sent.candidate]
+        names = [quoted(name) for name, _ in runs_of(column.name for column in sent.candidate)]
         named = f"{{{', '.join(f'{name}: {name}' for name in names)}}}"
-        listed = f"[{', '.join(names)}]"
+        listed = f"[{_listed(sent.candidate)}]"
         yield f"  candidate: {named if main.form == 'requests' else listed}  # one value a candidate"
+
+
+def _listed(columns: Sequence[Column]) -> str:
+    return ", ".join(quoted(name) for name, _ in runs_of(column.name for column in columns))
 
 
 def _time(main: Main) -> str:
@@ -119,8 +127,8 @@ def _more_lines(found: Found) -> Iterator[str]:
         yield "more_events:  # what the same users did besides"
     for event in found.more:
         yield f"  - path: {quoted(event.table.name)}"
-        yield f"    user: {quoted(event.user)}"
-        yield f"    item: {quoted(event.item)}"
+        yield f"    user: {quoted(event.user or '')}"
+        yield f"    item: {quoted(event.item or '')}"
         yield f"    time: {_time(event)}"
         yield f"    action: {_action(event)}"
     for table in found.unused:
@@ -130,7 +138,8 @@ def _more_lines(found: Found) -> Iterator[str]:
 def _feature_lines(found: Found) -> Iterator[str]:
     main, lines = found.main, _Lines()
     rare = "" if main.form == "events" else ", min_count: 5"
-    lines.add("item", Line(f"kind: categorical, source: item.id{rare}"), "the")
+    if main.item is not None:
+        lines.add("item", Line(f"kind: categorical, source: item.id{rare}"), "the")
     left_out = dict(found.sent.left_out)
     for side, entities in (("item", found.items), ("user", found.users)):
         if entities is None:
@@ -142,7 +151,7 @@ def _feature_lines(found: Found) -> Iterator[str]:
                 left_out[f"{side}.{column.name}"] = kind_of(column).why
     for side, columns in (("context", found.sent.context), ("candidate", found.sent.candidate)):
         for column in columns:
-            lines.add(column.name, _line(side, column), side)
+            lines.add(column.name, _line(side, column, found.sent.several), side)
     if main.time is not None:
         lines.add("clock", Line("kind: time", "in UTC: give utc_offset_h where users live elsewhere"), "request")
     if main.position is not None and main.form == "impressions":
@@ -153,9 +162,9 @@ def _feature_lines(found: Found) -> Iterator[str]:
     yield from (f"# left out: {name}: {why}" for name, why in left_out.items())
 
 
-def _line(side: str, column: Column) -> Line:
+def _line(side: str, column: Column, several: bool = False) -> Line:
     guess = kind_of(column)
-    within = "within: request" if side == "candidate" and guess.kind == "numeric" else ""
+    within = "within: request" if several and side == "candidate" and guess.kind == "numeric" else ""
     parts = [f"kind: {guess.kind}", f"source: {quoted(f'{side}.{column.name}')}", guess.options, within]
     return Line(", ".join(filter(None, parts)), guess.why)
 
@@ -172,8 +181,8 @@ class _Lines:
         self._lines[name] = line
 
     def texts(self) -> Iterator[str]:
-        for name, line in self._lines.items():
-            yield f"{quoted(name)}: {{{line.body}}}" + (f"  # {line.why}" if line.why else "")
+        written = (f"{{{line.body}}}" + (f"  # {line.why}" if line.why else "") for line in self._lines.values())
+        yield from (f"{quoted(name)}: {line}" for name, line in runs_of(self._lines, written))
 
 
 def _task_lines(main: Main) -> Iterator[str]:
@@ -184,6 +193,12 @@ def _task_lines(main: Main) -> Iterator[str]:
         limit = "" if label.at_least is None else f", at_least: {label.at_least:g}"
         share = "" if label.positives is None else f"  # {label.positives:.2%} positives"
         yield f"{quoted(label.task)}: {{{field}: {quoted(label.column)}{limit}}}{share}"
+
+
+def _value_line(main: Main) -> str:
+    worth = {label.task: label.value for label in main.labels} if main.form != "events" else {}
+    weights = ", ".join(f"{quoted(task)}: {worth.get(task, 1)}" for task in main.tasks)
+    return f"value: {{weights: {{{weights}}}}}" + ("  # the gain of NDCG" if max(worth.values(), default=1) > 1 else "")
 
 
 def _rest_lines(found: Found) -> Iterator[str]:

@@ -108,7 +108,12 @@ def _last_visible_rows(
     cursor = transaction.cursor(db=tables.chunks)
     if as_of_ms <= 0 or not seek_before(cursor, head.code, as_of_ms, 0):
         return NO_ROWS
-    prefix, newer_first, size = CODE_KEY.pack(head.code), [], 0
+
+    def listed(newer_first: list[bytes]) -> Rows:
+        return with_actions(visible_rows(join_rows(newer_first[::-1]), as_of_ms, all_arrived), codes)
+
+    prefix, newer_first, size = CODE_KEY.pack(head.code), list[bytes](), 0
+    newer_parts, missing = list[Rows](), limit
     wanted = (limit if codes is None else 2 * limit) * ROW_BYTES + CHUNK_BYTES
     for key, value in cursor.iterprev():
         if not key.startswith(prefix):
@@ -116,11 +121,14 @@ def _last_visible_rows(
         newer_first.append(value)
         size += len(value)
         if size >= wanted:
-            rows = with_actions(visible_rows(join_rows(newer_first[::-1]), as_of_ms, all_arrived), codes)
-            if len(rows) >= limit:
-                return rows[-limit:]
-            wanted = 2 * size
-    rows = with_actions(visible_rows(join_rows(newer_first[::-1]), as_of_ms, all_arrived), codes)
+            newer_parts.append(listed(newer_first))
+            missing -= len(newer_parts[-1])
+            newer_first, wanted = [], 2 * size
+            if missing <= 0:
+                break
+    if newer_first:
+        newer_parts.append(listed(newer_first))
+    rows = newer_parts[0] if len(newer_parts) == 1 else join_rows(newer_parts[::-1])
     return rows[-limit:]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from depthrank.sharing.normal_form import (
     elementwise,
+    indexing,
     lookups,
     matrices,
     products,
@@ -19,6 +20,7 @@ from depthrank.sharing.normal_form.reader import Reader, make_node, make_nodes
 __all__ = [
     "Reader",
     "elementwise",
+    "indexing",
     "lookups",
     "make_node",
     "make_nodes",

@@ -166,7 +166,7 @@ def filled(reader: Reader, *args: Any, **kwargs: Any) -> Layout:
             reader.refuse("a tensor is filled with a number that depends on the input")
         node = reshape(reader.graph, number.node, [])
     else:
-        node = reader.graph.literal(torch.full((), number, dtype=reader.result_dtype()))
+        node = _number(reader, number, as_wide_as_another="like" in name or ".new_" in name or "fill." in name)
     groups: list[tuple[int, ...]] = []
     dims: list[int] = []
     for size, times_batch in sizes:
@@ -181,6 +181,16 @@ def filled(reader: Reader, *args: Any, **kwargs: Any) -> Layout:
         ones = reshape(reader.graph, node, [1] * len(dims))
         node = reader.node("expand", [ones, tuple(dims)], dims, node.dtype)
     return Layout(node, tuple(groups))
+
+
+def _number(reader: Reader, number: float, as_wide_as_another: bool) -> Node:
+    """A number in the dtype of the result; where that follows an operand, as exact as it is when that is widened."""
+    dtype = reader.result_dtype()
+    node = reader.graph.literal(torch.full((), number, dtype=dtype))
+    if not as_wide_as_another or not dtype.is_floating_point or float(reader.constant_tensor(node)) == number:
+        return node
+    exact = reader.graph.literal(torch.full((), number, dtype=torch.float64))
+    return reader.node("aten._to_copy.default", [exact], [], dtype, {"dtype": dtype})
 
 
 @rule("aten.gru.input", "aten.rnn_tanh.input", "aten.rnn_relu.input", "aten.lstm.input")

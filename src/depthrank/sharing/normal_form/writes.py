@@ -11,7 +11,16 @@ from depthrank.sharing.layout import BATCH, Layout, align, canonical, plain, res
 from depthrank.sharing.normal_form.flat_index import plainly
 from depthrank.sharing.normal_form.reader import Reader, RowCount, rule
 from depthrank.sharing.normal_form.rows_one_by_one import is_row_numbers
-from depthrank.sharing.normal_form.selection import cast_node, cut, first_batch, first_entry, folded, joined, thick
+from depthrank.sharing.normal_form.selection import (
+    batch_last,
+    cast_node,
+    cut,
+    first_batch,
+    first_entry,
+    folded,
+    joined,
+    thick,
+)
 
 
 @rule("aten.slice_scatter.default")
@@ -20,6 +29,7 @@ def slice_scatter(
 ) -> Layout:
     """x with the source written over a slice: what stands before, the source, what stands after."""
     dim %= x.rank
+    x = batch_last(x, dim)
     in_part = len(x.groups[dim]) > 1 and source.groups[dim][-1:] == (BATCH,) and source.size(dim) != x.size(dim)
     if x.holds_batch(dim) and in_part and step == 1:
         return _some_batches(reader, x, source, dim)
