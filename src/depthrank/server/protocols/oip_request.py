@@ -15,6 +15,8 @@ from numpy.typing import NDArray
 
 from depthrank.errors import FieldProblem, RequestError, did_you_mean
 from depthrank.schema import Answer, Limits, Request, Spec
+from depthrank.schema.features import Numeric, Vector
+from depthrank.schema.spec_reads import columns_read
 from depthrank.schema.wire import read_request
 from depthrank.server.protocols.oip_tensors import BYTES, Tensor
 
@@ -145,14 +147,14 @@ def described_inputs(spec: Spec) -> list[Described]:
     """The inputs of the model's metadata: ours, and the columns that the spec's features read."""
     fixed = {"user": (BYTES, [1]), "item": (BYTES, [-1]), "top": ("INT64", [1]), "time_ms": ("INT64", [1])}
     fixed |= {"deadline_ms": ("FP64", [1]), "budget": ("FP64", [1]), "mode": (BYTES, [1])}
+    texts = dict[str, bool]()  # by source, as the first feature reads it
     for feature in spec.features.values():
-        source = getattr(feature, "source", None)
-        entity, _, column = source.partition(".") if isinstance(source, str) else ("", "", "")
-        datatype = "FP64" if type(feature).__name__ in ("Numeric", "Vector") else BYTES
-        if entity == "context" and column:
-            fixed.setdefault(CONTEXT + column, (datatype, [1]))
-        elif entity == "candidate" and column:
-            fixed.setdefault(column, (datatype, [-1]))
+        texts.setdefault(getattr(feature, "source", ""), not isinstance(feature, Numeric | Vector))
+    read = columns_read(spec)
+    for name in read.context:
+        fixed[CONTEXT + name] = (BYTES if texts[f"context.{name}"] else "FP64", [1])
+    for name in read.candidates:
+        fixed.setdefault(name, (BYTES if texts.get(f"candidate.{name}", False) else "FP64", [-1]))
     if spec.value.times is not None:
         fixed.setdefault(spec.value.times, ("FP64", [-1]))
     return [{"name": name, "datatype": kind, "shape": shape} for name, (kind, shape) in fixed.items()]
