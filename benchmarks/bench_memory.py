@@ -1,9 +1,10 @@
 """Does a server's memory stay flat? 100,000 requests over HTTP, with events among them, and resident memory as it goes.
 
-    python benchmarks/bench_memory.py [--artifact demo/artifact] [--events demo/events] [--requests 100000] [--json F]
+    python benchmarks/bench_memory.py [--artifact demo/artifact] [--events demo/events] [--requests 100000]
+        [--event-every 10] [--json F]
 
 One connection asks again at once: 25 candidates of 2,000 users in mode ``router`` (a tenth at full depth), and after
-every tenth request an event, so that histories grow and cached states are extended. The slope is that of a line through
+every tenth request an event, so that histories grow and cached states with them (``--event-every 0``: none). The slope is that of a line through
 the later half of the samples; it is that of anonymous memory, since the event log grows and its pages are mapped. About
 5 minutes alone on a core.
 """
@@ -36,6 +37,7 @@ def main() -> None:
     parser.add_argument("--artifact", type=Path, default=Path("demo/artifact"))
     parser.add_argument("--events", type=Path, default=Path("demo/events"))
     parser.add_argument("--requests", type=int, default=100_000)
+    parser.add_argument("--event-every", type=int, default=EVENT_EVERY, help="of how many requests; 0: no events")
     parser.add_argument("--json", type=Path)
     wanted = parser.parse_args()
     nursery = Nursery()
@@ -43,7 +45,8 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as place:
             shutil.copytree(wanted.events, Path(place) / "events")
             with nursery.running(wanted.artifact, f"lmdb:{place}/events", settings=settings(place)) as server:
-                result = {"machine": machine_facts("depthrank", "torch", "lmdb"), **measured(server, wanted.requests)}
+                found = measured(server, wanted.requests, wanted.event_every)
+                result = {"machine": machine_facts("depthrank", "torch", "lmdb"), **found}
     finally:
         nursery.stop()
     write_result(result, wanted.json)
@@ -54,7 +57,7 @@ def settings(place: str) -> dict[str, Any]:
     return {"decisions": {"folder": f"{place}/decisions"}}
 
 
-def measured(server: Server, requests: int) -> dict[str, Any]:
+def measured(server: Server, requests: int, event_every: int) -> dict[str, Any]:
     """What was answered, and memory on the way."""
     items = server.client.get("/v1/models").json()["models"][0]["items"]
     client, chance = KeepAliveClient(str(server.client.base_url)), random.Random(0)
@@ -67,7 +70,7 @@ def measured(server: Server, requests: int) -> dict[str, Any]:
         body = {"user": user, "candidates": list(range(first, first + CANDIDATES)), "mode": mode}
         answer = msgspec.json.decode(client.ask("POST", "/v1/rank", msgspec.json.encode(body), JSON))
         answers[mode if answer["items"] and not answer["degraded"]["is"] else "degraded"] += 1
-        if number % EVENT_EVERY == 0:
+        if event_every and number % event_every == 0:
             event = {"user": user, "item": str(first), "action": "click"}
             client.ask("POST", "/v1/events", msgspec.json.encode(event), JSON)
         if (number + 1) % max(1, requests // SAMPLES) == 0:
@@ -76,7 +79,7 @@ def measured(server: Server, requests: int) -> dict[str, Any]:
     per_sample = requests / SAMPLES
     return {
         "requests": requests,
-        "events": len(range(0, requests, EVENT_EVERY)),
+        "events": len(range(0, requests, event_every)) if event_every else 0,
         "seconds": round(seconds, 1),
         "answers": dict(answers),
         "resident_mb": round(resident_mb(server.pid), 1),
