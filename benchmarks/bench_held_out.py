@@ -1,7 +1,7 @@
 """Do the limits hold on data that nothing was fitted on, and what do they forbid? A trained model wide enough to gain.
 
     python benchmarks/bench_held_out.py [--data demo] [--preset medium] [--minutes 1.5] [--seconds 30] [--json F]
-    python benchmarks/bench_held_out.py --trained FOLDER [--seconds 30] [--json F]                    (a quarter of an hour)
+    python benchmarks/bench_held_out.py --trained FOLDER [--seconds 30] [--json F]            (a quarter of an hour)
 
 MovieLens-100K as ``depthrank demo`` left it in ``--data``, trained in another preset (width 256) for so many minutes:
 not a good model, but one with trained weights. ``--trained``: a folder with ``artifact0``, ``ranking.yaml`` and

@@ -4,9 +4,9 @@
         [--event-every 10] [--json F]
 
 One connection asks again at once: 25 candidates of 2,000 users in mode ``router`` (a tenth at full depth), and after
-every tenth request an event, so that histories grow and cached states with them (``--event-every 0``: none). The slope is that of a line through
-the later half of the samples; it is that of anonymous memory, since the event log grows and its pages are mapped. About
-5 minutes alone on a core.
+every tenth request an event, so that histories grow and cached states with them (``--event-every 0``: none). The slope
+is that of a line through the later half of the samples; it is that of anonymous memory, since the event log grows and
+its pages are mapped. About 5 minutes alone on a core.
 """
 
 from __future__ import annotations
