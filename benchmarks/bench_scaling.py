@@ -31,8 +31,13 @@ MODES = ("per_candidate", "shared", "shared+adaptive")
 def slope(points: list[dict[str, Any]], mode: str, key: str) -> dict[str, float]:
     """Exponent and its standard error."""
     own = [p for p in points if p["mode"] == mode]
-    x, y = (np.log([p[name] for p in own]) for name in ("gflop_per_candidate", key))
-    (slope, offset), n = np.polyfit(x, y, 1), len(own)
+    return fitted_slope([p["gflop_per_candidate"] for p in own], [p[key] for p in own])
+
+
+def fitted_slope(gflop: list[float], cost: list[float]) -> dict[str, float]:
+    """Of the logarithms: the exponent of a straight line and its standard error."""
+    x, y = np.log(gflop), np.log(cost)
+    (slope, offset), n = np.polyfit(x, y, 1), len(x)
     residual = y - slope * x - offset
     error = np.sqrt((residual**2).sum() / max(n - 2, 1) / ((x - x.mean()) ** 2).sum())
     return {"exponent": float(slope), "standard_error": float(error)}

@@ -36,6 +36,7 @@ from paired import task_differences, task_figures
 from parts import Kept, about_run
 from rows import Rows
 
+from bench_scaling import fitted_slope
 from depthrank.evaluate import ModelScorer
 from depthrank.evaluate.curve import curve_of
 from depthrank.events import open_log
@@ -91,7 +92,7 @@ def main() -> None:
         options.json.write_text(json.dumps(found, indent=1, default=float))
     found["larger_minus"] = larger_minus(data.test, scores)
     found["saturates"] = next(name for name in scores if not any(_is_better(found["larger_minus"].get(name, {}))))
-    found["exponents"] = {way: slope(list(found["points"].values()), way) for way in WAYS}
+    found["exponents"] = {way: exponent(list(found["points"].values()), way) for way in WAYS}
     options.json.write_text(json.dumps(found, indent=1, default=float))
     print(json.dumps({key: found[key] for key in ("saturates", "exponents")}, indent=1))
 
@@ -181,13 +182,9 @@ def pair_seconds(pairs: Slates) -> float:
     return min(times) / len(batch)  # impressions of the same second are one request: a few have two candidates
 
 
-def slope(points: list[Plain], way: str) -> dict[str, float]:
-    """Exponent and its standard error."""
-    x, y = (np.log([point[name] for point in points]) for name in ("gflop_per_candidate", way))
-    exponent, offset = np.polyfit(x, y, 1)
-    residual = y - exponent * x - offset
-    error = np.sqrt((residual**2).sum() / max(len(x) - 2, 1) / ((x - x.mean()) ** 2).sum())
-    return {"exponent": float(exponent), "standard_error": float(error)}
+def exponent(points: list[Plain], way: str) -> dict[str, float]:
+    """Exponent of a way's milliseconds and its standard error."""
+    return fitted_slope([point["gflop_per_candidate"] for point in points], [point[way] for point in points])
 
 
 if __name__ == "__main__":
