@@ -28,8 +28,9 @@ import numpy.typing as npt
 import polars as pl
 import yaml
 
-from depthrank.artifact import Artifact, load_artifact
+from depthrank.artifact import Artifact
 from depthrank.data import RawDataset, load_dataset, load_examples
+from depthrank.engine.ready_artifact import ready_artifact
 from depthrank.evaluate.engine_costs import PlannedRanker, engine_costs
 from depthrank.evaluate.engine_timings import engine_timings
 from depthrank.evaluate.evaluate_artifact import replace_data
@@ -105,7 +106,7 @@ class Slates:
     @classmethod
     def load(cls, spec_path: Path, artifact: Path, log: EventLog) -> Slates:
         """Nothing is imported: what the users saw is in the log already."""
-        spec, loaded = Spec.load(spec_path), load_artifact(artifact)
+        spec, loaded = Spec.load(spec_path), ready_artifact(artifact)
         raw = load_dataset(spec)
         served = replace_data(loaded.spec, spec)
         counters = Counters.rebuild(served, log, raw.items, raw.users)

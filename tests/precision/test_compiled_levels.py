@@ -16,31 +16,43 @@ from depthrank.engine.compile_cache import SEAL, CompileCache
 from depthrank.engine.compiled_levels import CompiledExpert, with_compiled_level
 from depthrank.errors import ArtifactError
 from depthrank.model import CandidateInputs, ElasticRanker, LevelConfig, ModelConfig, RequestInputs, SideConfig
+from depthrank.model.config import TransitionConfig
+from depthrank.model.level_graph import LevelGraph, graph_inputs
 from depthrank.precision import Format, LayerChoice, in_formats, layers_of
 from depthrank.precision.compilable import compilable
 from depthrank.precision.observed import observed
 from depthrank.sharing.compilation import compiler_missing
+from depthrank.tables import TableSlot
 
 torch.set_num_threads(1)
 FINGERPRINT = "0123456789abcdef"
+ITEMS = 30
 needs_compiler = pytest.mark.skipif(bool(compiler_missing()), reason=compiler_missing())
 
 
-def small_ranker() -> ElasticRanker:
+def small_ranker(*, reads_more: bool = False) -> ElasticRanker:
+    """``reads_more``: its level has crosses and transitions."""
     torch.manual_seed(3)
+    level = LevelConfig((0,), 1, 4, 4, cross_layers=2 * reads_more, cross_rank=3)
     config = ModelConfig(
         tasks=("click",),
         prior_logit=(-1.0,),
         num_actions=1,
         request=SideConfig((), 2),
-        item=SideConfig((), 2),
+        item=SideConfig((TableSlot("item", ITEMS, 0, 1),) if reads_more else (), 2),
         candidate=SideConfig((), 2),
         history_length=40,
         width=16,
         heads=2,
-        levels=(LevelConfig((0,), 1, 4, 4),),
+        levels=(level,),
+        transitions=TransitionConfig(0, ITEMS, 5) if reads_more else None,
     )
     ranker = ElasticRanker(config).eval().requires_grad_(False)
+    if ranker.transitions is not None:
+        known = ranker.transitions
+        known.neighbour_VM.copy_(torch.randint(0, ITEMS, known.neighbour_VM.shape))
+        for counts in (known.count_VMG, known.out_VG, known.share_VG):
+            counts.copy_(torch.rand(counts.shape) * 5)
     for parameter in ranker.parameters():
         if not parameter.any():
             parameter.normal_(std=0.3)
@@ -49,13 +61,14 @@ def small_ranker() -> ElasticRanker:
 
 def levels(model: ElasticRanker, candidates: int, events: int) -> list[torch.Tensor]:
     g = torch.Generator().manual_seed(candidates * 100 + events)
-    items = model.encode_items(torch.zeros(30, 0, dtype=torch.int64), torch.randn(30, 2, generator=g))
-    ints = torch.randint(0, 30, (1, events), generator=g)
+    ids = torch.arange(ITEMS).unsqueeze(1)[:, : len(model.config.item.slots)]
+    items = model.encode_items(ids, torch.randn(ITEMS, 2, generator=g))
+    ints = torch.randint(0, ITEMS, (1, events), generator=g)
     request = RequestInputs(
         torch.zeros(1, 0, dtype=torch.int64), torch.randn(1, 2, generator=g), ints, ints % 2, ints, ints,
         torch.tensor([events]),
     )  # fmt: skip
-    rows = torch.randint(0, 30, (candidates,), generator=g)
+    rows = torch.randint(0, ITEMS, (candidates,), generator=g)
     request_N = torch.zeros(candidates, dtype=torch.int64)
     some = CandidateInputs(
         rows, torch.zeros(candidates, 0, dtype=torch.int64), torch.randn(candidates, 2, generator=g), request_N
@@ -106,6 +119,41 @@ def test_compiled_agrees_with_eager_at_every_size(made: Any, candidates: int, ev
         assert of_eager <= 0.2 * size, "int8 of random weights 16 wide, not nonsense"
         assert float((own - full).norm()) <= 2 * of_eager + 0.02 * size
         assert float((own - eager).norm()) <= 2 * of_eager + 0.02 * size
+
+
+@pytest.mark.parametrize("reads_more", [False, True])
+def test_the_graph_of_a_level_is_the_level(reads_more: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    ranker = small_ranker(reads_more=reads_more)
+    expert, graph, calls = ranker.experts[0], LevelGraph(ranker.experts[0]), []  # type: ignore[arg-type]
+    inner = expert.forward
+
+    def compared(candidates: Any, view: Any, layout: Any, request_N: torch.Tensor, logits: torch.Tensor, *more: Any):
+        found = inner(candidates, view, layout, request_N, logits, *more)
+        monkeypatch.setattr(expert, "forward", inner)
+        again = graph(*graph_inputs(graph, candidates, view, logits))
+        monkeypatch.setattr(expert, "forward", compared)
+        assert torch.equal(found[0], again[0]) and torch.equal(found[1].x_ND, again[1])
+        calls.append(len(graph_inputs(graph, candidates, view, logits)))
+        return found
+
+    monkeypatch.setattr(expert, "forward", compared)
+    levels(ranker, 9, 5)
+    assert calls == [9 + 3 * reads_more], "crosses read two tensors more, transitions one"
+
+
+@pytest.mark.slow
+@needs_compiler
+def test_a_level_with_crosses_and_transitions_is_compiled(tmp_path: Path) -> None:
+    plain = small_ranker(reads_more=True)
+    choices = int8_choices(plain)
+    compiled = with_compiled_level(plain, plain, 1, {}, FINGERPRINT, CompileCache(tmp_path / "c"))
+    assert isinstance(compiled.experts[0], CompiledExpert)
+    for candidates, events in ((2, 5), (40, 13), (1_025, 39)):
+        own, eager = levels(compiled, candidates, events)[-1], levels(plain, candidates, events)[-1]
+        assert torch.allclose(own, eager, atol=1e-4, rtol=1e-3)
+    served = in_formats(plain, choices)
+    rounded = with_compiled_level(plain, served, 1, choices, FINGERPRINT, CompileCache(tmp_path / "c"))
+    assert isinstance(rounded.experts[0], CompiledExpert)
 
 
 @pytest.mark.parametrize("format", [Format.INT8_STATIC, Format.INT8_DYNAMIC])

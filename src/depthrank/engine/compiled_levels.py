@@ -27,11 +27,12 @@ from depthrank.errors import ArtifactError
 from depthrank.model import CandidateLayout, CandidateState, ElasticRanker
 from depthrank.model.expert import Expert, RequestView
 from depthrank.model.level_graph import LevelGraph, exportable, graph_inputs
+from depthrank.model.transitions import NUM_SIGNALS
 from depthrank.precision import LayerChoice
 from depthrank.precision.compilable import compilable
 from depthrank.precision.in_formats import replaced
 
-VERSION = 1  # of the exported graphs: another one compiles again
+VERSION = 2  # of the exported graphs: another one compiles again
 TRIED = ((5, 3), (40, 17))  # candidates and positions at which compiled and eager must agree
 MOST_CANDIDATES = 1 << 16
 TOLERANCE = 0.03  # relative; where eager itself is farther from fp32 than this, twice as far as eager is
@@ -48,7 +49,7 @@ class CompiledExpert(nn.Module):
         self.eager = eager
         self._graph = [LevelGraph(eager)]  # not a submodule
         self._compiled = compiled
-        self.reads, self.depth, self.cross = eager.reads, eager.depth, None
+        self.reads, self.depth = eager.reads, eager.depth
         self.depth_of, self.reads_of_step = eager.depth_of, eager.reads_of_step
 
     def forward(
@@ -66,8 +67,7 @@ class CompiledExpert(nn.Module):
             return self.eager(candidates, view, layout, request_of_candidate_N, logits_before_NK, num_reads)  # type: ignore[no-any-return]
         given = [part.contiguous() for part in graph_inputs(self._graph[0], candidates, view, logits_before_NK)]
         refined_NK, x_ND = self._compiled(*given)
-        after = CandidateState(candidates.tokens_NTD, x_ND, candidates.source, candidates.inputs_NC)
-        return refined_NK, after
+        return refined_NK, replace(candidates, x_ND=x_ND)
 
 
 def with_compiled_levels(artifact: Artifact, cache: CompileCache | None = None) -> Artifact:
@@ -137,10 +137,11 @@ def _package(graph: LevelGraph, model: ElasticRanker, level: int, path: Path) ->
     rows = torch.export.Dim("candidates", min=2, max=MOST_CANDIDATES)
     positions = torch.export.Dim("positions", min=2, max=max(4, model.config.num_positions))
     sizes = ({0: rows}, {0: rows}, {0: rows}, None, {1: positions}, {1: positions}, None)
+    more = (*(({0: rows}, None) if graph.has_crosses else ()), *(({0: rows},) if graph.has_signals else ()))
     pairs = ({2: positions},) * (2 * len(graph.layers))
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of torch's own code
-        program = torch.export.export(graph, tuple(given), dynamic_shapes=(*sizes, pairs), strict=False)
+        program = torch.export.export(graph, tuple(given), dynamic_shapes=(*sizes, (*more, *pairs)), strict=False)
         torch._inductor.aoti_compile_and_package(program, package_path=str(path), inductor_configs={"freezing": True})
 
 
@@ -152,7 +153,8 @@ def _example(graph: LevelGraph, model: ElasticRanker, level: int, n: int, positi
     def random(*shape: int) -> Tensor:
         return torch.randn(shape, generator=g)
 
-    width = config.width // config.heads
+    width, cross = config.width // config.heads, graph.expert.cross
+    crossed = () if cross is None else (random(n, cross.num_candidate), random(1, cross.num_request))
     return [
         random(n, config.item_tokens + config.candidate_tokens, config.width),
         random(n, config.level_width(level - 1)),
@@ -161,6 +163,8 @@ def _example(graph: LevelGraph, model: ElasticRanker, level: int, n: int, positi
         torch.randint(0, 9, (1, positions), generator=g),
         torch.ones(1, positions, dtype=torch.bool),
         torch.tensor([positions - 1]),
+        *crossed,
+        *((random(n, NUM_SIGNALS),) if graph.has_signals else ()),
         *(random(1, config.heads, positions, width) for _ in range(2 * len(graph.layers))),
     ]
 

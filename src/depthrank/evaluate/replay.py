@@ -1,4 +1,5 @@
-"""Held-out requests of an artifact replayed at full depth, with costs measured on this machine.
+"""Held-out requests of an artifact replayed at full depth, with costs measured on this machine. The model is the one
+that is served here: in the formats, and with the levels compiled, that ``tune`` chose for this machine, if it did.
 
 Legend: R requests, D levels beyond the router.
 """
@@ -13,9 +14,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from depthrank.artifact import Artifact, load_artifact
+from depthrank.artifact import Artifact
 from depthrank.data import RawDataset, import_log, load_dataset, load_examples
 from depthrank.data.split_times import SPLIT_CODE
+from depthrank.engine.ready_artifact import ready_artifact
 from depthrank.errors import ArtifactError, DataError
 from depthrank.evaluate.engine_costs import PlannedRanker, engine_costs
 from depthrank.evaluate.engine_timings import engine_timings
@@ -70,7 +72,7 @@ def replay_artifact(
     Raises ArtifactError where the artifact has no adaptive policy, DataError where a split is empty.
     """
     spec = spec if isinstance(spec, Spec) else Spec.load(spec)
-    loaded = load_artifact(artifact)
+    loaded = ready_artifact(artifact)
     if loaded.adaptive is None:
         reason = loaded.manifest.training.get("adaptive", {}).get("reason", "it was trained by an earlier version")
         raise ArtifactError(f"{artifact} has no plan ladder: {reason}; train it again")

@@ -15,7 +15,7 @@ from depthrank.model.foreign_inputs import ForeignInput
 from depthrank.schema import Spec
 from depthrank.schema.dataset import EventsFile
 from depthrank.schema.features import Vector
-from depthrank.schema.settings import ModelSettings
+from depthrank.schema.settings import LevelSettings, ModelSettings
 from depthrank.tables import ROW_FORMATS, RowFormat, TableSlot
 
 # What was added after the first release, at its default.
@@ -318,13 +318,20 @@ def derive_model_config(
             config = replace(config, **{name: value})
     if settings.encoder_layers is not None:
         config = replace(config, router_layers=settings.encoder_layers)
-    if settings.expert_layers is not None:
+    if isinstance(settings.levels, tuple):
+        config = replace(config, levels=tuple(LevelConfig(**_own_sizes(level)) for level in settings.levels))
+    elif settings.expert_layers is not None:
         reads = tuple(range(settings.expert_layers))
         config = replace(config, levels=(replace(config.levels[-1], reads=reads),))
     if from_shown and settings.preset in _SMALL_PRESETS:
         crossed = tuple(replace(level, cross_layers=_CROSSES_FROM_SHOWN) for level in config.levels)
         config = replace(config, levels=crossed)
-    levels = tuple(_with_settings(level, settings) for level in config.levels[: settings.levels])
+    levels = tuple(_with_settings(level, settings) for level in config.levels)
+    if isinstance(settings.levels, tuple):
+        pairs = zip(levels, settings.levels, strict=True)
+        levels = tuple(c if s.cross_layers is None else replace(c, cross_layers=s.cross_layers) for c, s in pairs)
+    else:
+        levels = levels[: settings.levels]
     return _with_foreign(replace(config, levels=levels, transitions=_transitions(spec, config.item)), foreign)
 
 
@@ -335,6 +342,12 @@ def _transitions(spec: Spec, item: SideConfig) -> TransitionConfig | None:
         return None
     slot = next(slot for slot in item.slots if slot.feature == feature)
     return TransitionConfig(slot.start, slot.num_rows, neighbours)
+
+
+def _own_sizes(level: LevelSettings) -> dict[str, Any]:
+    """What a level's own section says, but for its crosses: those may be the preset's."""
+    names = ("reads", "width", "interaction_layers", "interaction_tokens", "interaction_rank", "cross_rank")
+    return {name: getattr(level, name) for name in names}
 
 
 def _with_settings(level: LevelConfig, settings: ModelSettings) -> LevelConfig:

@@ -23,7 +23,8 @@ class CrossNetwork(nn.Module):
 
     def __init__(self, num_request: int, num_candidate: int, rank: int, layers: int, num_out: int) -> None:
         super().__init__()
-        self.num_request, num_in = num_request, num_request + num_candidate
+        self.num_request, self.num_candidate = num_request, num_candidate
+        num_in = num_request + num_candidate
         self.down = nn.ParameterList(_uniform(rank, num_in, num_in**-0.5) for _ in range(layers))
         self.up = nn.ParameterList(_uniform(num_in, rank, rank**-0.5) for _ in range(layers))
         self.bias = nn.ParameterList(nn.Parameter(torch.zeros(num_in)) for _ in range(layers))
@@ -32,7 +33,7 @@ class CrossNetwork(nn.Module):
     def forward(self, candidate_NC: Tensor, request_RU: Tensor, request_of_candidate_N: Tensor) -> Tensor:
         """Logits to add, [N, K]. M_l costs what about k J / 2 candidates cost: with fewer a request, rows are whole."""
         worth_sharing = self.down[0].shape[0] * request_RU.shape[0]
-        if candidate_NC.shape[0] < worth_sharing and request_RU.shape[0] > 1:
+        if request_RU.shape[0] > 1 and candidate_NC.shape[0] < worth_sharing:
             return self.pair_by_pair(torch.cat((request_RU[request_of_candidate_N], candidate_NC), dim=1))
         return self.shared(candidate_NC, request_RU, request_of_candidate_N)
 

@@ -3,7 +3,7 @@
 msgspec converts the leaves; this walk adds what it does not do: all problems in one run, the nearest known name, and
 durations and sizes. Wrong parts are left out of the result, so that checks between fields still see the rest; a caller
 must look at ``problems`` first. Supported types: msgspec Structs, ``dict[str, T]``, ``tuple[T, ...]``, ``T | None``,
-unions of Structs told apart by ``kind`` or by plain-or-struct, ``Literal`` and scalars.
+unions of Structs told apart by ``kind`` or by plain-or-struct, of a list and a scalar, ``Literal`` and scalars.
 """
 
 from __future__ import annotations
@@ -114,7 +114,10 @@ def _union(value: object, kinds: tuple[Any, ...], path: str, problems: list[Fiel
         return None
     kinds = tuple(k for k in kinds if k is not type(None))
     structs = [k for k in kinds if isinstance(k, type) and issubclass(k, msgspec.Struct)]
-    plain = [k for k in kinds if k not in structs]
+    lists = [k for k in kinds if typing.get_origin(k) is tuple]
+    plain = [k for k in kinds if k not in structs and k not in lists]
+    if lists and (isinstance(value, (list, tuple)) or not plain):
+        return convert(value, lists[0], path, problems)
     if not isinstance(value, dict) and plain:
         assert len(plain) == 1, "two scalar kinds cannot be told apart"
         return _plain_or_struct(value, plain[0], structs, path, problems)

@@ -61,12 +61,30 @@ class ForeignSettings(Section, frozen=True, kw_only=True):
     training: Literal["auto", "shared", "pairs", "none"] = "auto"
 
 
+class LevelSettings(Section, frozen=True, kw_only=True):
+    """One level beyond the router.
+
+    ``reads``: layers of the user encoder that its candidates attend to, from 0; empty: none. ``width`` of its candidate
+    states (default: the model's). ``interaction_layers`` of ``interaction_tokens`` tokens and rank ``interaction_rank``
+    (0: none); ``cross_layers`` of raw inputs, of rank ``cross_rank`` (default: as the preset says; 0: none).
+    """
+
+    reads: tuple[Annotated[int, Meta(ge=0, le=63)], ...] = ()
+    width: Annotated[int, Meta(ge=1, le=65_536)] | None = None
+    interaction_layers: Layers = 1
+    interaction_tokens: Annotated[int, Meta(ge=2, le=1024)] = 8
+    interaction_rank: Annotated[int, Meta(ge=1, le=1024)] = 8
+    cross_layers: Layers | None = None
+    cross_rank: Annotated[int, Meta(ge=1, le=1024)] = 16
+
+
 class ModelSettings(Section, frozen=True, kw_only=True):
     """Size of the elastic ranker: a preset, and overrides of single numbers.
 
     ``feed_forward_experts``: parts of every feed-forward block of the deeper levels, of which a candidate runs one.
     ``layer_skipping``: share of training steps in which those levels leave out their last attention layers, so that
-    a request may. ``levels`` beyond the router: the preset's first so many; 0 leaves the router alone. Of each of them:
+    a request may. ``levels`` beyond the router: the preset's first so many (0 leaves the router alone), or a list of
+    them, shallowest first, each with its own sizes; levels pay where each costs several times the one before. Of each:
     ``expert_layers`` of target attention (0: none), ``interaction_layers`` of tokens (0: none), and ``cross_layers``,
     products of raw inputs, which pay where examples are few and columns tell much (default: two over candidates that
     were shown, in the presets demo and small; else none). ``time_gaps``: the encoder sees the time between events;
@@ -82,7 +100,7 @@ class ModelSettings(Section, frozen=True, kw_only=True):
     heads: Count | None = None
     encoder_layers: Count | None = None
     expert_layers: Layers | None = None
-    levels: Layers | None = None
+    levels: Layers | tuple[LevelSettings, ...] | None = None
     interaction_layers: Layers | None = None
     cross_layers: Layers | None = None
     dropout: Fraction | None = None

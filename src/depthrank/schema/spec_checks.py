@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 Sound = Callable[[str], bool]
 Sourced = kinds.Categorical | kinds.MultiHot | kinds.Text | kinds.Numeric | kinds.Vector | kinds.TimeParts
 MAX_HISTORY_ACTIONS = 31  # a history token holds its actions as bits of an int32
+MOST_LEVELS = 16
 
 
 def check_between_fields(spec: Spec, broken: Collection[str]) -> Iterator[FieldProblem]:
@@ -31,7 +32,7 @@ def check_between_fields(spec: Spec, broken: Collection[str]) -> Iterator[FieldP
         return not any(b == path or b.startswith((path + ".", path + "[")) or path.startswith(b + ".") for b in broken)
 
     checks = (_check_dataset, _check_tasks, _check_value, _check_features, _check_actions, _check_split)
-    for check in (*checks, _check_transitions, _check_foreign):
+    for check in (*checks, _check_transitions, _check_levels, _check_foreign):
         yield from check(spec, sound)
 
 
@@ -249,6 +250,17 @@ def _check_transitions(spec: Spec, sound: Sound) -> Iterator[FieldProblem]:
     if spec.model.transitions and spec.item_id_feature is None and sound("$.features"):
         expected = "a feature {kind: categorical, source: item.id}, whose codes transitions are counted by"
         yield FieldProblem("$.model.transitions", str(spec.model.transitions), expected)
+
+
+def _check_levels(spec: Spec, sound: Sound) -> Iterator[FieldProblem]:
+    if not isinstance(spec.model.levels, tuple):
+        return
+    if not 1 <= len(spec.model.levels) <= MOST_LEVELS and sound("$.model.levels"):
+        yield FieldProblem("$.model.levels", f"{len(spec.model.levels)} levels", f"1 to {MOST_LEVELS}; 0: router alone")
+    for name, own in (("expert_layers", "reads"), ("interaction_layers", "interaction_layers")):
+        value = getattr(spec.model, name)
+        if value is not None and sound(f"$.model.{name}"):
+            yield FieldProblem(f"$.model.{name}", str(value), f"{own} of each entry of model.levels, which is a list")
 
 
 def _check_foreign(spec: Spec, sound: Sound) -> Iterator[FieldProblem]:
