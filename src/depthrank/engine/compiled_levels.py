@@ -1,4 +1,5 @@
 """Levels as compiled code (AOTInductor), where the policy says that it is faster here; else, and for 0 or 1, eager.
+Level 1 brings the candidates' first states with it, which are made when it begins.
 
 A level is exported once with any number of candidates (2 and more) and any length of history, in the formats of the
 policy. Rounding and sums are the formats' own; what fuses is everything around the products. Without a C++ compiler,
@@ -12,7 +13,7 @@ from __future__ import annotations
 import logging
 import warnings
 from collections.abc import Callable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -26,13 +27,15 @@ from depthrank.engine.compile_cache import CompileCache
 from depthrank.errors import ArtifactError
 from depthrank.model import CandidateLayout, CandidateState, ElasticRanker
 from depthrank.model.expert import Expert, RequestView
+from depthrank.model.feature_tokens import FeatureTokens
+from depthrank.model.first_states import FirstStates, FirstStatesGraph
 from depthrank.model.level_graph import LevelGraph, exportable, graph_inputs
 from depthrank.model.transitions import NUM_SIGNALS
 from depthrank.precision import LayerChoice
 from depthrank.precision.compilable import compilable
 from depthrank.precision.in_formats import replaced
 
-VERSION = 2  # of the exported graphs: another one compiles again
+VERSION = 3  # of the exported graphs: another one compiles again
 TRIED = ((5, 3), (40, 17))  # candidates and positions at which compiled and eager must agree
 MOST_CANDIDATES = 1 << 16
 TOLERANCE = 0.03  # relative; where eager itself is farther from fp32 than this, twice as far as eager is
@@ -70,6 +73,23 @@ class CompiledExpert(nn.Module):
         return refined_NK, replace(candidates, x_ND=x_ND)
 
 
+class CompiledFirstStates(nn.Module):
+    """First states that are made by compiled code for two candidates or more, and eagerly otherwise."""
+
+    def __init__(self, compiled: Compiled) -> None:
+        super().__init__()
+        self._compiled, self._eager = compiled, FirstStates()
+
+    def forward(
+        self, features: FeatureTokens, start: nn.Module, item_NTD: Tensor, inputs_NX: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """As ``FirstStates.forward``."""
+        if not 1 < item_NTD.shape[0] <= MOST_CANDIDATES:
+            return self._eager(features, start, item_NTD, inputs_NX)  # type: ignore[no-any-return]
+        tokens_NTD, x_ND = self._compiled(item_NTD.contiguous(), inputs_NX.contiguous())
+        return tokens_NTD, x_ND
+
+
 def with_compiled_levels(artifact: Artifact, cache: CompileCache | None = None) -> Artifact:
     """The artifact with the levels compiled that its policy names; those that cannot be stay eager, with a warning."""
     precision = artifact.precision
@@ -104,10 +124,42 @@ def with_compiled_level(
     expert = plain.get_submodule(name)
     if reason := exportable(expert):
         raise ArtifactError(reason)
+    cache = cache or CompileCache()
     own = {n.removeprefix(f"{name}."): c for n, c in choices.items() if n.startswith(f"{name}.")}
-    graph = LevelGraph(compilable(cast(Expert, expert), own)).eval()
-    eager = cast(Expert, served.get_submodule(name))
-    key, cache = _key(plain, level, own, fingerprint), cache or CompileCache()
+    graph, eager = LevelGraph(compilable(cast(Expert, expert), own)), cast(Expert, served.get_submodule(name))
+    made = _made(graph, plain, _of_level(level), own, fingerprint, cache)
+    _check(made, LevelGraph(eager), LevelGraph(cast(Expert, expert)), plain, _of_level(level))
+    parts: dict[str, nn.Module] = {name: CompiledExpert(eager, made)}
+    if level == 1 and plain.config.foreign_at(0) is None:
+        parts["first_states"] = CompiledFirstStates(_first_states(plain, served, choices, fingerprint, cache))
+    return replaced(served, {name: part.eval() for name, part in parts.items()})
+
+
+def _first_states(
+    plain: ElasticRanker,
+    served: ElasticRanker,
+    choices: Mapping[str, LayerChoice],
+    fingerprint: str,
+    cache: CompileCache,
+) -> Compiled:
+    """What is run before level 1, compiled and compared with the eager form."""
+    exact, eager = (FirstStatesGraph(model.candidate_features, model.candidate_start) for model in (plain, served))
+    own = {n.replace("candidate_features.", "features."): c for n, c in choices.items() if n.startswith("candidate_")}
+    made = _made(compilable(exact, own), plain, _OF_FIRST_STATES, own, fingerprint, cache)
+    _check(made, eager, exact, plain, _OF_FIRST_STATES)
+    return made
+
+
+def _made(
+    graph: nn.Module,
+    plain: ElasticRanker,
+    inputs: Inputs,
+    own: Mapping[str, LayerChoice],
+    fingerprint: str,
+    cache: CompileCache,
+) -> Compiled:
+    """The graph's compiled code, from the cache or anew. Raises ArtifactError."""
+    key = _key(plain, inputs.name, own, fingerprint)
     path = cache.find(key)
     if path is None:
         from depthrank.sharing.compilation import (
@@ -116,37 +168,57 @@ def with_compiled_level(
 
         if missing := compiler_missing():
             raise ArtifactError(missing)
-        logger.info("compiling level %d; it takes a while, once", level)
-        path = cache.make(key, lambda unfinished: _package(graph, plain, level, unfinished))
-    compiled = CompiledExpert(eager, torch._inductor.aoti_load_package(str(path))).eval()
-    _check(compiled, plain, level)
-    return replaced(served, {name: compiled})
+        logger.info("compiling %s; it takes a while, once", inputs.name)
+        path = cache.make(key, lambda unfinished: _package(graph.eval(), plain, inputs, unfinished))
+    return cast(Compiled, torch._inductor.aoti_load_package(str(path)))
 
 
-def _key(plain: ElasticRanker, level: int, own: Mapping[str, LayerChoice], fingerprint: str) -> str:
-    """Of the model, the level's formats, the machine (torch and ISA are in its fingerprint), and threads."""
+def _key(plain: ElasticRanker, name: str, own: Mapping[str, LayerChoice], fingerprint: str) -> str:
+    """Of the model, the part's formats, the machine (torch and ISA are in its fingerprint), and threads."""
     formats = {name: [str(choice.format), choice.input_scale] for name, choice in own.items()}
     process = [torch.get_num_threads(), torch.get_float32_matmul_precision()]
-    told = [VERSION, model_identity(plain), level, formats, fingerprint, process]
+    told = [VERSION, model_identity(plain), name, formats, fingerprint, process]
     return blake3(msgspec.json.encode(told, order="deterministic")).hexdigest()[:32]
 
 
-def _package(graph: LevelGraph, model: ElasticRanker, level: int, path: Path) -> None:
+def _package(graph: nn.Module, model: ElasticRanker, inputs: Inputs, path: Path) -> None:
     """Export and compile; everything that varies from request to request is a dynamic size."""
-    given = _example(graph, model, level, *TRIED[-1])
-    rows = torch.export.Dim("candidates", min=2, max=MOST_CANDIDATES)
-    positions = torch.export.Dim("positions", min=2, max=max(4, model.config.num_positions))
-    sizes = ({0: rows}, {0: rows}, {0: rows}, None, {1: positions}, {1: positions}, None)
-    more = (*(({0: rows}, None) if graph.has_crosses else ()), *(({0: rows},) if graph.has_signals else ()))
-    pairs = ({2: positions},) * (2 * len(graph.layers))
+    given = inputs.example(model, *TRIED[-1])
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of torch's own code
-        program = torch.export.export(graph, tuple(given), dynamic_shapes=(*sizes, (*more, *pairs)), strict=False)
+        program = torch.export.export(graph, tuple(given), dynamic_shapes=inputs.sizes(model), strict=False)
         torch._inductor.aoti_compile_and_package(program, package_path=str(path), inductor_configs={"freezing": True})
 
 
-def _example(graph: LevelGraph, model: ElasticRanker, level: int, n: int, positions: int) -> list[Tensor]:
+@dataclass(frozen=True)
+class Inputs:
+    """What a compiled part is called with: made-up tensors for N candidates and P positions, and which of their sizes
+    vary."""
+
+    name: str
+    example: Callable[[ElasticRanker, int, int], list[Tensor]]
+    sizes: Callable[[ElasticRanker], tuple[Any, ...]]
+
+
+def _rows() -> Any:
+    return torch.export.Dim("candidates", min=2, max=MOST_CANDIDATES)
+
+
+def _of_level(level: int) -> Inputs:
+    def sizes(model: ElasticRanker) -> tuple[Any, ...]:
+        graph = LevelGraph(cast(Expert, model.experts[level - 1]))
+        rows, most = {0: _rows()}, max(4, model.config.num_positions)
+        positions = torch.export.Dim("positions", min=2, max=most)
+        more = (*((rows, None) if graph.has_crosses else ()), *((rows,) if graph.has_signals else ()))
+        pairs = ({2: positions},) * (2 * len(graph.layers))
+        return (rows, rows, rows, None, {1: positions}, {1: positions}, None, (*more, *pairs))
+
+    return Inputs(f"level {level}", lambda model, n, positions: _example(model, level, n, positions), sizes)
+
+
+def _example(model: ElasticRanker, level: int, n: int, positions: int) -> list[Tensor]:
     """Made-up inputs of the right shapes; with a seed of their own, so that nobody's draws change."""
+    graph = LevelGraph(cast(Expert, model.experts[level - 1]))
     config, g = model.config, torch.Generator().manual_seed(n)
     positions = min(positions, config.num_positions - 1)
 
@@ -169,13 +241,21 @@ def _example(graph: LevelGraph, model: ElasticRanker, level: int, n: int, positi
     ]
 
 
+def _first_example(model: ElasticRanker, n: int, positions: int) -> list[Tensor]:
+    config, g = model.config, torch.Generator().manual_seed(n)
+    shapes = ((n, config.item_tokens, config.width), (n, model.candidate_features.num_inputs))
+    return [torch.randn(shape, generator=g) for shape in shapes]
+
+
+_OF_FIRST_STATES = Inputs("first states", _first_example, lambda model: ({0: (rows := _rows())}, {0: rows}))
+
+
 @torch.inference_mode()
-def _check(compiled: CompiledExpert, model: ElasticRanker, level: int) -> None:
-    """Raise ArtifactError where compiled and eager are not equally good forms of the level in fp32."""
-    eager, plain = LevelGraph(compiled.eager).eval(), LevelGraph(cast(Expert, model.experts[level - 1])).eval()
+def _check(compiled: Compiled, eager: nn.Module, plain: nn.Module, model: ElasticRanker, inputs: Inputs) -> None:
+    """Raise ArtifactError where compiled and eager are not equally good forms of the part in fp32."""
     for n, positions in TRIED:
-        given = _example(plain, model, level, n, positions)
-        for own, rounded, exact in zip(compiled._compiled(*given), eager(*given), plain(*given), strict=True):
+        given = inputs.example(model, n, positions)
+        for own, rounded, exact in zip(compiled(*given), eager.eval()(*given), plain.eval()(*given), strict=True):
             error, allowed = _distance(own, rounded), max(TOLERANCE, 2 * _distance(rounded, exact))
             if not error <= allowed:
                 raise ArtifactError(f"compiled and eager differ by {error:.1e} at {n} candidates: a fault of torch")

@@ -19,6 +19,7 @@ from depthrank.model.blocks import SwiGLU, norm
 from depthrank.model.config import ModelConfig
 from depthrank.model.expert import CandidateState, Expert, RequestView
 from depthrank.model.feature_tokens import FeatureTokens
+from depthrank.model.first_states import FirstStates
 from depthrank.model.foreign_level import ForeignLevel, ForeignRequests
 from depthrank.model.inputs import CandidateInputs, CandidateLayout, ItemSide, RequestInputs, RoutedRequests
 from depthrank.model.router import Router, UserVector
@@ -84,6 +85,7 @@ class ElasticRanker(nn.Module):
         self.router: Router | ForeignLevel = _level_zero(config)
         self.transitions = None if config.transitions is None else Transitions(config.transitions)
         self.candidate_start = nn.Linear((config.item_tokens + config.candidate_tokens) * width, width, bias=False)
+        self.first_states = FirstStates()
         crossed = self.request_features.num_inputs, config.item_tokens * width + self.candidate_features.num_inputs
         self.experts = nn.ModuleList(_deeper_level(config, level, crossed) for level in range(1, config.num_levels))
 
@@ -161,12 +163,11 @@ class ElasticRanker(nn.Module):
     def start(self, items: ItemSide, candidates: CandidateInputs) -> CandidateState:
         """Candidate states before level 1."""
         inputs_NX = self.candidate_features.inputs(candidates.ids_NI, candidates.floats_NF)
-        own_NTD = self.candidate_features.tokens(inputs_NX)
         item_NTD = items.of_candidates(items.tokens_UTD, candidates.rows_N)
-        tokens_NTD = torch.cat((item_NTD, own_NTD), dim=1)
+        tokens_NTD, x_ND = self.first_states(self.candidate_features, self.candidate_start, item_NTD, inputs_NX)
         source = (items, candidates) if self.config.foreign else None
         crossed = torch.cat((item_NTD.flatten(1), inputs_NX), dim=1) if self.config.has_crosses else None
-        begun = CandidateState(tokens_NTD, self.candidate_start(tokens_NTD.flatten(1)), source, crossed)
+        begun = CandidateState(tokens_NTD, x_ND, source, crossed)
         if self.transitions is not None:
             assert items.ids_UI is not None, "transitions keep the item columns"
             begun.code_N = items.of_candidates(self.transitions.codes(items.ids_UI), candidates.rows_N)
