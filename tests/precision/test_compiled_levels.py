@@ -13,11 +13,18 @@ import pytest
 import torch
 
 from depthrank.engine.compile_cache import SEAL, CompileCache
-from depthrank.engine.compiled_levels import CompiledExpert, with_compiled_level
+from depthrank.engine.compiled_levels import (
+    CompiledExpert,
+    CompiledFirstStates,
+    CompiledRequestSide,
+    with_compiled_level,
+)
 from depthrank.errors import ArtifactError
 from depthrank.model import CandidateInputs, ElasticRanker, LevelConfig, ModelConfig, RequestInputs, SideConfig
 from depthrank.model.config import TransitionConfig
+from depthrank.model.first_states import FirstStatesGraph
 from depthrank.model.level_graph import LevelGraph, graph_inputs
+from depthrank.model.request_side import RequestSideGraph
 from depthrank.precision import Format, LayerChoice, in_formats, layers_of
 from depthrank.precision.compilable import compilable
 from depthrank.precision.observed import observed
@@ -141,19 +148,50 @@ def test_the_graph_of_a_level_is_the_level(reads_more: bool, monkeypatch: pytest
     assert calls == [9 + 3 * reads_more], "crosses read two tensors more, transitions one"
 
 
+def test_the_graphs_before_level_1_are_what_the_ranker_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    ranker, calls = small_ranker(reads_more=True), []
+    first = FirstStatesGraph(ranker.candidate_features, ranker.candidate_start)
+    side = RequestSideGraph(ranker.request_features, ranker.router)  # type: ignore[arg-type]
+    assert not any("table" in name for name in (*first.state_dict(), *side.state_dict())), "an export holds no table"
+    run_first, run_side = ranker.first_states.forward, ranker.request_side.forward
+
+    def compared_first(features: Any, start: Any, item_NTD: torch.Tensor, inputs_NX: torch.Tensor) -> Any:
+        found = run_first(features, start, item_NTD, inputs_NX)
+        calls.append(all(map(torch.equal, found, first(item_NTD, inputs_NX))))
+        return found
+
+    def compared_side(features: Any, router: Any, summary_RD: torch.Tensor, inputs_RX: torch.Tensor) -> Any:
+        tokens, user = found = run_side(features, router, summary_RD, inputs_RX)
+        calls.append(all(map(torch.equal, (tokens, user.vector_RKD, user.bias_RK), side(summary_RD, inputs_RX))))
+        return found
+
+    monkeypatch.setattr(ranker.first_states, "forward", compared_first)
+    monkeypatch.setattr(ranker.request_side, "forward", compared_side)
+    levels(ranker, 9, 5)
+    assert calls == [True, True]
+
+
+@pytest.mark.slow
+@needs_compiler
+def test_the_request_s_side_is_compiled(tmp_path: Path) -> None:
+    plain = small_ranker(reads_more=True)
+    compiled = with_compiled_level(plain, plain, 0, {}, FINGERPRINT, CompileCache(tmp_path / "c"))
+    assert isinstance(compiled.request_side, CompiledRequestSide)
+    for candidates, events in ((0, 5), (1, 0), (40, 13)):
+        for own, eager in zip(levels(compiled, candidates, events), levels(plain, candidates, events), strict=True):
+            assert torch.allclose(own, eager, atol=1e-4, rtol=1e-3)
+
+
 @pytest.mark.slow
 @needs_compiler
 def test_a_level_with_crosses_and_transitions_is_compiled(tmp_path: Path) -> None:
     plain = small_ranker(reads_more=True)
-    choices = int8_choices(plain)
     compiled = with_compiled_level(plain, plain, 1, {}, FINGERPRINT, CompileCache(tmp_path / "c"))
     assert isinstance(compiled.experts[0], CompiledExpert)
+    assert isinstance(compiled.first_states, CompiledFirstStates)
     for candidates, events in ((2, 5), (40, 13), (1_025, 39)):
         own, eager = levels(compiled, candidates, events)[-1], levels(plain, candidates, events)[-1]
         assert torch.allclose(own, eager, atol=1e-4, rtol=1e-3)
-    served = in_formats(plain, choices)
-    rounded = with_compiled_level(plain, served, 1, choices, FINGERPRINT, CompileCache(tmp_path / "c"))
-    assert isinstance(rounded.experts[0], CompiledExpert)
 
 
 @pytest.mark.parametrize("format", [Format.INT8_STATIC, Format.INT8_DYNAMIC])

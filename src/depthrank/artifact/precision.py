@@ -52,5 +52,5 @@ def check_policy(policy: PrecisionPolicy, artifact: Artifact) -> None:
         )
     if policy.costs is not None and CostModel.from_plain(policy.costs).num_levels != model.config.num_levels:
         raise ArtifactError(f"the precision policy {policy.fingerprint} has costs of another number of levels")
-    if any(not 1 <= level < model.config.num_levels for level in policy.compiled):
+    if any(not 0 <= level < model.config.num_levels for level in policy.compiled):
         raise ArtifactError(f"the precision policy {policy.fingerprint} compiles levels that the model does not have")

@@ -1,5 +1,6 @@
-"""Levels as compiled code (AOTInductor), where the policy says that it is faster here; else, and for 0 or 1, eager.
-Level 1 brings the candidates' first states with it, which are made when it begins.
+"""Levels as compiled code (AOTInductor), where the policy says that it is faster here; else, and for 0 or 1
+candidates, eager. Level 1 brings the candidates' first states with it, which are made when it begins; level 0 is the
+request's own side: its products over candidates are few and large.
 
 A level is exported once with any number of candidates (2 and more) and any length of history, in the formats of the
 policy. Rounding and sums are the formats' own; what fuses is everything around the products. Without a C++ compiler,
@@ -30,8 +31,10 @@ from depthrank.model.expert import Expert, RequestView
 from depthrank.model.feature_tokens import FeatureTokens
 from depthrank.model.first_states import FirstStates, FirstStatesGraph
 from depthrank.model.level_graph import LevelGraph, exportable, graph_inputs
+from depthrank.model.request_side import RequestSide, RequestSideGraph
+from depthrank.model.router import Router, UserVector
 from depthrank.model.transitions import NUM_SIGNALS
-from depthrank.precision import LayerChoice
+from depthrank.precision import LayerChoice, layers_of
 from depthrank.precision.compilable import compilable
 from depthrank.precision.in_formats import replaced
 
@@ -90,6 +93,23 @@ class CompiledFirstStates(nn.Module):
         return tokens_NTD, x_ND
 
 
+class CompiledRequestSide(nn.Module):
+    """The request's side by compiled code for one request, and eagerly for several."""
+
+    def __init__(self, compiled: Compiled) -> None:
+        super().__init__()
+        self._compiled, self._eager = compiled, RequestSide()
+
+    def forward(
+        self, features: FeatureTokens, router: Router, summary_RD: Tensor, inputs_RX: Tensor
+    ) -> tuple[Tensor, UserVector]:
+        """As ``RequestSide.forward``."""
+        if summary_RD.shape[0] != 1:
+            return self._eager(features, router, summary_RD, inputs_RX)  # type: ignore[no-any-return]
+        tokens_RTD, vector_RKD, bias_RK = self._compiled(summary_RD.contiguous(), inputs_RX.contiguous())
+        return tokens_RTD, UserVector(vector_RKD, bias_RK)
+
+
 def with_compiled_levels(artifact: Artifact, cache: CompileCache | None = None) -> Artifact:
     """The artifact with the levels compiled that its policy names; those that cannot be stay eager, with a warning."""
     precision = artifact.precision
@@ -120,11 +140,14 @@ def with_compiled_level(
 
     Raises ArtifactError where it has no compiled form, there is no compiler, or the two do not agree.
     """
+    cache = cache or CompileCache()
+    if level == 0:
+        side = _request_side(plain, served, choices, fingerprint, cache)
+        return replaced(served, {"request_side": CompiledRequestSide(side).eval()})
     name = f"experts.{level - 1}"
     expert = plain.get_submodule(name)
     if reason := exportable(expert):
         raise ArtifactError(reason)
-    cache = cache or CompileCache()
     own = {n.removeprefix(f"{name}."): c for n, c in choices.items() if n.startswith(f"{name}.")}
     graph, eager = LevelGraph(compilable(cast(Expert, expert), own)), cast(Expert, served.get_submodule(name))
     made = _made(graph, plain, _of_level(level), own, fingerprint, cache)
@@ -144,9 +167,37 @@ def _first_states(
 ) -> Compiled:
     """What is run before level 1, compiled and compared with the eager form."""
     exact, eager = (FirstStatesGraph(model.candidate_features, model.candidate_start) for model in (plain, served))
-    own = {n.replace("candidate_features.", "features."): c for n, c in choices.items() if n.startswith("candidate_")}
-    made = _made(compilable(exact, own), plain, _OF_FIRST_STATES, own, fingerprint, cache)
-    _check(made, eager, exact, plain, _OF_FIRST_STATES)
+    return _part(exact, eager, plain, _OF_FIRST_STATES, choices, fingerprint, cache)
+
+
+def _request_side(
+    plain: ElasticRanker,
+    served: ElasticRanker,
+    choices: Mapping[str, LayerChoice],
+    fingerprint: str,
+    cache: CompileCache,
+) -> Compiled:
+    """What is run once a request for the router, compiled and compared with the eager form."""
+    if not isinstance(plain.router, Router):
+        raise ArtifactError("it is a foreign module")
+    exact, eager = (RequestSideGraph(m.request_features, cast(Router, m.router)) for m in (plain, served))
+    return _part(exact, eager, plain, _OF_REQUEST, choices, fingerprint, cache)
+
+
+def _part(
+    exact: nn.Module,
+    eager: nn.Module,
+    plain: ElasticRanker,
+    inputs: Inputs,
+    choices: Mapping[str, LayerChoice],
+    fingerprint: str,
+    cache: CompileCache,
+) -> Compiled:
+    """A graph whose layers have the ranker's own names, compiled in their formats and checked."""
+    layers = layers_of(exact)
+    own = {name: choice for name, choice in choices.items() if name in layers}
+    made = _made(compilable(exact, own), plain, inputs, own, fingerprint, cache)
+    _check(made, eager, exact, plain, inputs)
     return made
 
 
@@ -247,6 +298,12 @@ def _first_example(model: ElasticRanker, n: int, positions: int) -> list[Tensor]
     return [torch.randn(shape, generator=g) for shape in shapes]
 
 
+def _request_example(model: ElasticRanker, n: int, positions: int) -> list[Tensor]:
+    g = torch.Generator().manual_seed(n)
+    return [torch.randn(1, width, generator=g) for width in (model.config.width, model.request_features.num_inputs)]
+
+
+_OF_REQUEST = Inputs("the request's side", _request_example, lambda model: (None, None))
 _OF_FIRST_STATES = Inputs("first states", _first_example, lambda model: ({0: (rows := _rows())}, {0: rows}))
 
 

@@ -22,6 +22,7 @@ from depthrank.model.feature_tokens import FeatureTokens
 from depthrank.model.first_states import FirstStates
 from depthrank.model.foreign_level import ForeignLevel, ForeignRequests
 from depthrank.model.inputs import CandidateInputs, CandidateLayout, ItemSide, RequestInputs, RoutedRequests
+from depthrank.model.request_side import RequestSide
 from depthrank.model.router import Router, UserVector
 from depthrank.model.sparse_experts import SparseExperts
 from depthrank.model.transitions import Transitions, recent_codes
@@ -85,7 +86,7 @@ class ElasticRanker(nn.Module):
         self.router: Router | ForeignLevel = _level_zero(config)
         self.transitions = None if config.transitions is None else Transitions(config.transitions)
         self.candidate_start = nn.Linear((config.item_tokens + config.candidate_tokens) * width, width, bias=False)
-        self.first_states = FirstStates()
+        self.first_states, self.request_side = FirstStates(), RequestSide()
         crossed = self.request_features.num_inputs, config.item_tokens * width + self.candidate_features.num_inputs
         self.experts = nn.ModuleList(_deeper_level(config, level, crossed) for level in range(1, config.num_levels))
 
@@ -126,8 +127,11 @@ class ElasticRanker(nn.Module):
         assert state.routed_SPD is not None, "deepened to the router's layers above"
         summary_RD = self.summary_norm(state.routed_SPD[rows_R, length_R])
         inputs_RU = self.request_features.inputs(request.ids_RI, request.floats_RF)
-        tokens_RTD = self.request_features.tokens(inputs_RU)
-        user = self.router.user_vector(summary_RD, tokens_RTD) if isinstance(self.router, Router) else None
+        user = None
+        if isinstance(self.router, Router):
+            tokens_RTD, user = self.request_side(self.request_features, self.router, summary_RD, inputs_RU)
+        else:
+            tokens_RTD = self.request_features.tokens(inputs_RU)
         with_user_RTD = torch.cat((tokens_RTD, summary_RD.unsqueeze(1)), dim=1)
         crossed = inputs_RU if self.config.has_crosses else None
         view = RequestView(state, sequence_R, age_RP, visible_RP, length_R, with_user_RTD, crossed)

@@ -5,6 +5,8 @@ Legend: n rows, I id columns, F float columns, S features in the table, E table 
 
 from __future__ import annotations
 
+import copy
+
 import torch
 from torch import Tensor, nn
 
@@ -57,6 +59,12 @@ class FeatureTokens(nn.Module):
         if self.table is not None:
             inputs.insert(0, self._dropped(self.table(ids_nI)).flatten(1))
         return torch.cat(inputs, dim=1)
+
+    def without_table(self) -> FeatureTokens:
+        """The same layers without the table, which ``tokens`` does not read: what an export takes."""
+        copied = copy.copy(self)
+        copied._modules = {name: part for name, part in self._modules.items() if name != "table"}
+        return copied
 
     def tokens(self, x_nX: Tensor) -> Tensor:
         """Tokens, float [n, T, D], from inputs [n, X]."""

@@ -7,8 +7,6 @@ Legend: N candidates, T tokens, X candidate inputs, D width.
 
 from __future__ import annotations
 
-import copy
-
 import torch
 from torch import Tensor, nn
 
@@ -27,16 +25,14 @@ class FirstStates(nn.Module):
 
 
 class FirstStatesGraph(nn.Module):
-    """The same as a function of tensors alone, for an export; the table, which it does not read, stays out of it."""
+    """The same as a function of tensors alone, for an export; the table stays out of it."""
 
     def __init__(self, features: FeatureTokens, start: nn.Module) -> None:
         super().__init__()
-        without_table = copy.copy(features)
-        without_table._modules = {name: part for name, part in features._modules.items() if name != "table"}
-        self.features, self.candidate_start = without_table, start
+        self.candidate_features, self.candidate_start = features.without_table(), start
         self.first = FirstStates()
 
     def forward(self, item_NTD: Tensor, inputs_NX: Tensor) -> tuple[Tensor, Tensor]:
         """As ``FirstStates``."""
-        found: tuple[Tensor, Tensor] = self.first(self.features, self.candidate_start, item_NTD, inputs_NX)
+        found: tuple[Tensor, Tensor] = self.first(self.candidate_features, self.candidate_start, item_NTD, inputs_NX)
         return found

@@ -91,8 +91,8 @@ def compiled_where_faster(
 ) -> tuple[ElasticRanker, dict[int, dict[str, Any]]]:
     """The model with those levels compiled that are faster so, over all plans; and what was found of each level."""
     found: dict[int, dict[str, Any]] = {}
-    for level in range(1, served.config.num_levels):
-        on_phase(f"compiling level {level}")
+    for level in range(served.config.num_levels):
+        on_phase(f"compiling level {level}" if level else "compiling the request's side")
         try:
             tried = with_compiled_level(calibration.full.model, served, level, choices, fingerprint)
         except ArtifactError as error:
