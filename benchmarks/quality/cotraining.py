@@ -13,6 +13,8 @@ not the last digit), and judged on the test day: AUC of click and long view by l
 - ``apart``: the router trained alone, and the deepest level trained without the router's exit; recall@k is of one
   model's order inside the other's. Serving costs the same as together; CPU seconds of training are given: apart pays
   for both.
+- ``light and deep level together``: the recipe for three levels; ``light level apart``, ``deep level apart``: a router
+  and one of them. ``light_level`` of the file: what the light one keeps of the deep one's first ten, both ways.
 - ``skipping``: layers of the level skipped at random in training; judged with all and with one of its attention
   layers, beside ``together`` judged so. ``sparse``: four sparse feed-forward experts, two of them active.
 
@@ -42,18 +44,34 @@ from kuairand_slates import Slates, write_slates
 from depthrank.data import load_examples
 from depthrank.evaluate import ModelScorer, score_split
 from depthrank.events import EventLog, open_log
-from depthrank.metrics import auc
+from depthrank.metrics import auc, mean_difference
 from depthrank.model.expert import Expert
 from depthrank.schema import Spec
 from depthrank.training import train
 
 TOP, KS, TASKS = 10, (10, 20, 50, 100, 200), ("click", "long_view")
+THREE_LEVELS = Path(__file__).resolve().parents[2] / "recipes" / "kuairand" / "three_levels.yaml"
 SPLIT_MS = 1_651_161_600_000  # 2022-04-29 in Beijing: days before it are training
 
 Plain = dict[str, Any]
 Values = list[npt.NDArray[np.float64]]  # of each list [L, N]
 
 ROUTER, DEEPEST = "router apart", "deepest apart"
+LIGHT, DEEP, BOTH = "light level apart", "deep level apart", "light and deep level together"
+
+
+def with_levels(*numbers: int) -> Callable[[Plain], None]:
+    """Levels of the recipe for three, in its model section, without unlabelled items."""
+
+    def change(spec: Plain) -> None:
+        three = yaml.safe_load(THREE_LEVELS.read_text())["model"]
+        spec["model"] = three | {"levels": [three["levels"][number] for number in numbers]}
+        spec["training"] = {k: v for k, v in spec["training"].items() if not k.startswith("unlabelled")}
+        spec["training"]["distillation"] = 0.2
+
+    return change
+
+
 VARIANTS: dict[str, Callable[[Plain], None]] = {
     "together": all_of(),
     "no distillation": with_training(distillation=0.0),
@@ -66,6 +84,9 @@ VARIANTS: dict[str, Callable[[Plain], None]] = {
     DEEPEST: with_training(exits="deepest", distillation=0.0),
     "skipping": with_model(layer_skipping=0.3),
     "sparse": with_model(feed_forward_experts=4),
+    BOTH: with_levels(0, 1),
+    LIGHT: with_levels(0),
+    DEEP: with_levels(1),
 }
 SHORTENED = ("together", "skipping")
 
@@ -110,6 +131,9 @@ def main() -> None:
         if {ROUTER, DEEPEST} <= set(apart):
             found["variants"]["apart"] = {"recall": recall(apart[ROUTER], apart[DEEPEST])}
             print("apart", found["variants"]["apart"])
+        if {LIGHT, DEEP, BOTH} <= set(apart):
+            found["light_level"] = light_level(apart[BOTH], apart[LIGHT], apart[DEEP])
+            print("light level", json.dumps(found["light_level"]))
         options.json.write_text(json.dumps(found, indent=1))
 
 
@@ -160,11 +184,30 @@ def judge(lists: Slates, rows: Slates, log: EventLog, cpu_s: float) -> Judged:
     return Judged(by_task, [lists.full.values(one) for one in lists.requests("test", 1 << 30)], cpu_s)
 
 
-def recall(shallow: Values, deep: Values) -> dict[str, float]:
-    """Share of the deepest level's first ten among the router's first k, mean over lists."""
+def recall(shallow: Values, deep: Values, level: int = 0) -> dict[str, float]:
+    """Share of the deepest level's first ten among a level's first k, mean over lists."""
+    return {f"@{k}": float(kept_M.mean()) for k, kept_M in zip(KS, recalls(shallow, deep, level), strict=True)}
+
+
+def recalls(shallow: Values, deep: Values, level: int) -> list[npt.NDArray[np.float64]]:
+    """The same of each list, by k."""
     best = [set(np.argsort(-d[-1], kind="stable")[:TOP].tolist()) for d in deep]
-    order = [np.argsort(-s[0], kind="stable").tolist() for s in shallow]
-    return {f"@{k}": float(np.mean([len(b & set(o[:k])) / TOP for b, o in zip(best, order, strict=True)])) for k in KS}
+    order = [np.argsort(-s[level], kind="stable").tolist() for s in shallow]
+    return [np.array([len(b & set(o[:k])) / TOP for b, o in zip(best, order, strict=True)]) for k in KS]
+
+
+def light_level(together: Values, light: Values, deep: Values) -> Plain:
+    """What the light level keeps of the deep one's first ten, trained together and apart, and the paired difference."""
+    own, apart, every = recalls(together, together, 1), recalls(light, deep, -1), np.arange(len(deep))
+    rows = {}
+    for k, own_M, apart_M in zip(KS, own, apart, strict=True):
+        difference = mean_difference(own_M, apart_M, every).to_plain()
+        rows[f"@{k}"] = {
+            "together": float(own_M.mean()),
+            "apart": float(apart_M.mean()),
+            "difference": difference,
+        }
+    return rows
 
 
 if __name__ == "__main__":

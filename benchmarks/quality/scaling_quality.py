@@ -3,14 +3,15 @@
     python recipes/kuairand/prepare.py && depthrank train work/kuairand/ranking.yaml --out work/kuairand/artifact0
     python benchmarks/quality/scaling_quality.py [--share 0.3] [--epochs 2] [--sizes 5] --json F
 
-Width, layers and history of KuaiRand's recipe grow together, over more than two orders of magnitude of FLOPs a
-candidate when nothing is shared. Every size is trained on the same share of users with the same epochs (one seed), and
-judged on the test day: AUC, GAUC and NE of click and long view of the deepest level, and what the largest one has more
-than it, paired by user. ``saturates``: from which size on no larger one is better with an interval above zero in AUC of
-either task. Costs are of lists of 1,000 videos, one thread, as the engine learns them (``kuairand_slates.py``): full
-depth, and the cheapest price of the adaptive policy that keeps 95 % of the gain of full depth (``kept`` says what it
-kept); ``per_candidate_ms``: 1,000 pairs by the same model, each with a history of its own, thread time. The exponents
-are slopes of log milliseconds over log FLOPs, with their standard errors.
+Width, layers, history and interaction of KuaiRand's recipe grow together, over more than two orders of magnitude of
+FLOPs a candidate when nothing is shared; a light level lies between router and deep level in every size. Every size is
+trained on the same share of users with the same epochs (one seed), and judged on the test day: AUC, GAUC and NE of
+click and long view of the deepest level, and what the largest one has more than it, paired by user. ``saturates``:
+from which size on no larger one is better with an interval above zero in AUC of either task. Costs are of lists of
+1,000 videos, one thread, as the engine learns them (``kuairand_slates.py``): full depth, and the cheapest price of the
+adaptive policy that keeps 95 % of the gain of full depth (``kept`` says what it kept); ``per_candidate_ms``: 1,000
+pairs by the same model, each with a history of its own, thread time. The exponents are slopes of log milliseconds over
+log FLOPs, with their standard errors.
 
 Sizes are added to the JSON file one by one; those that it holds are not made again.
 """
@@ -45,12 +46,13 @@ from depthrank.model import level_flops
 TASKS = ("click", "long_view")
 LISTS, PAIRS, CANDIDATES = 60, 64, 1_000
 KEPT = 0.95
-SIZES: tuple[Plain, ...] = (
-    {"width": 16, "heads": 2, "encoder_layers": 1, "expert_layers": 1, "history": 8},
-    {"width": 32, "heads": 4, "encoder_layers": 1, "expert_layers": 1, "history": 16},
-    {"width": 64, "heads": 4, "encoder_layers": 2, "expert_layers": 2, "history": 32},
-    {"width": 128, "heads": 4, "encoder_layers": 2, "expert_layers": 2, "history": 64},
-    {"width": 192, "heads": 6, "encoder_layers": 3, "expert_layers": 3, "history": 128},
+LIGHT: Plain = {"interaction_layers": 1, "interaction_tokens": 4, "interaction_rank": 4}
+SIZES: tuple[Plain, ...] = (  # reads, interaction (layers, tokens, rank) and width of the deep level
+    {"width": 16, "heads": 2, "encoder_layers": 1, "history": 8, "deep": (1, (1, 6, 4), 16)},
+    {"width": 32, "heads": 4, "encoder_layers": 1, "history": 16, "deep": (1, (1, 8, 8), 32)},
+    {"width": 64, "heads": 4, "encoder_layers": 2, "history": 32, "deep": (2, (2, 8, 8), 64)},
+    {"width": 128, "heads": 4, "encoder_layers": 2, "history": 64, "deep": (2, (3, 12, 12), 128)},
+    {"width": 192, "heads": 6, "encoder_layers": 3, "history": 128, "deep": (3, (3, 16, 16), 256)},
 )
 WAYS = ("per_candidate_ms", "full_ms", "full_cold_ms", "adaptive_ms", "adaptive_cold_ms")
 
@@ -102,7 +104,11 @@ def sized(work: Path, sizes: Plain, epochs: int) -> Path:
     spec = yaml.safe_load((work / "ranking.yaml").read_text())
     spec["dataset"]["impressions"]["path"] = "part.parquet"
     spec["history"]["length"] = sizes["history"]
-    spec["model"] |= {name: value for name, value in sizes.items() if name != "history"}
+    layers, (interactions, tokens, rank), width = sizes["deep"]
+    deep = {"reads": list(range(layers)), "width": width, "interaction_layers": interactions}
+    deep |= {"interaction_tokens": tokens, "interaction_rank": rank}
+    model = {k: v for k, v in spec["model"].items() if k not in ("expert_layers", "interaction_layers")}
+    spec["model"] = model | {k: sizes[k] for k in ("width", "heads", "encoder_layers")} | {"levels": [LIGHT, deep]}
     fixed = {"epochs": epochs, "distillation": 0.1}
     spec["training"] = {k: v for k, v in spec["training"].items() if not k.startswith("unlabelled")} | fixed
     path = work / "scaling.yaml"  # beside the recipe: its paths start there

@@ -46,8 +46,21 @@ def test_the_grid_holds_nested_plans_of_every_depth_from_the_router_to_all(level
 def test_a_front_has_only_plans_that_keep_more_than_all_cheaper_ones():
     costs, gains = np.array([1.0, 2, 2, 3, 4]), np.array([0.0, 0.5, 0.4, 0.45, 0.9])
     assert pareto(costs, gains) == [0, 1, 4]
-    assert thinned(list(range(50)), np.geomspace(0.01, 1, 50), 5)[0] == 0
-    assert len(thinned(list(range(50)), np.geomspace(0.01, 1, 50), 5)) == 5
+
+
+def test_a_thinned_front_keeps_its_ends_and_its_steep_part():
+    costs = np.array([0.03, 0.085, 0.088, 0.093, 0.1, 0.12, 0.2, 0.4, 0.7, 1.0])
+    gains = np.array([0.0, 0.2, 0.5, 0.73, 0.84, 0.9, 0.95, 0.97, 0.99, 1.0])
+    front = list(range(10))
+    assert thinned(front, costs, gains, 10) == front
+    for most in (2, 3, 5, 7):
+        kept = thinned(front, costs, gains, most)
+        assert len(kept) == most and kept[0] == 0 and kept[-1] == 9 and kept == sorted(kept)
+    assert thinned(front, costs, gains, 7) == [0, 4, 5, 6, 7, 8, 9], (
+        "those below a mixture of their neighbours go first"
+    )
+    assert {4, 5, 6} <= set(thinned(front, costs, gains, 5)), "and the last to go lie where a little cost keeps much"
+    assert thinned([2, 5, 7], costs, gains, 2) == [2, 7]
 
 
 @pytest.mark.parametrize(

@@ -152,11 +152,13 @@ def pareto(costs: Floats, gains: Floats, *, least_gain: float = 0.002) -> list[i
     return front
 
 
-def thinned(front: list[int], costs: Floats, most: int) -> list[int]:
-    """At most ``most`` of a front, both ends kept, others spread evenly in the logarithm of their cost."""
-    if len(front) <= most:
-        return front
-    place = np.log(np.maximum(costs[front], 1e-9))
-    wanted = np.linspace(place[0], place[-1], most)
-    chosen = {0, len(front) - 1} | {int(np.abs(place - w).argmin()) for w in wanted}
-    return [front[i] for i in sorted(chosen)]
+def thinned(front: list[int], costs: Floats, gains: Floats, most: int) -> list[int]:
+    """At most ``most`` of a front, both ends kept. One by one that plan leaves whose place a mixture of its neighbours
+    fills best: the one that keeps least more than they do at its cost. Plans are many where gain is steep."""
+    kept = list(front)
+    while len(kept) > max(most, 2):
+        cost, gain = costs[kept], gains[kept]
+        share = (cost[1:-1] - cost[:-2]) / np.maximum(cost[2:] - cost[:-2], 1e-300)
+        above = gain[1:-1] - (gain[:-2] + share * (gain[2:] - gain[:-2]))
+        del kept[1 + int(above.argmin())]
+    return kept

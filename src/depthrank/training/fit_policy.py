@@ -141,7 +141,7 @@ def _ladder_at(
     cost_J = cost_RJ.sum(axis=0) / cost_RJ[:, -1].sum()
     kept_J = np.array([kept_gain_of(worth_RJ[:, j], worth_RJ[:, 0], worth_RJ[:, -1]) for j in range(len(grid))])
     inner = [j for j in pareto(cost_J[:-1], kept_J[:-1]) if j > 0 and cost_J[j] < cost_J[-1]]
-    chosen = thinned([0, *inner, len(grid) - 1], cost_J, most_rungs)
+    chosen = thinned([0, *inner, len(grid) - 1], cost_J, kept_J, most_rungs)
     return PlanLadder(tuple(Rung(grid[j], float(cost_J[j]), float(kept_J[j])) for j in chosen), usual, power)
 
 
