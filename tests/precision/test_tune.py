@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -95,6 +96,39 @@ def test_the_policy_is_served_on_this_machine_and_tells_so(tuned: tuple[Path, Tu
     finally:
         ranker.close()
         plain.close()
+
+
+def test_the_ladder_fitted_to_these_costs_is_served_and_its_decisions_replay(
+    tuned: tuple[Path, Tuned], world: Any, tmp_path: Path
+) -> None:
+    folder, made = tuned
+    assert made.policy.adaptive is not None and made.figures["adaptive"]["fitted"]
+    ranker = Ranker.load(folder, world.log_url)
+    try:
+        policy, trained = ranker.artifact.adaptive, load_artifact(folder).adaptive
+        assert policy is not None and trained is not None
+        assert json.loads(policy.to_bytes()) == made.policy.adaptive != json.loads(trained.to_bytes())
+        items = list(ranker.items.ids_of(range(1, 60)))
+        answer = ranker.rank(Request(user="u1", candidates=items, explain=True, time_ms=1_800_000_000_000))
+        assert answer.explain is not None
+        record = tmp_path / "record.json"
+        record.write_text(json.dumps(answer.explain["decision"]["record"], default=float))
+        done = CliRunner().invoke(app, ["replay", str(record), "--artifact", str(folder)])
+        assert done.exit_code == 0 and "the same decision" in done.output, done.output
+    finally:
+        ranker.close()
+
+
+def test_a_ladder_of_another_model_is_not_used(
+    tuned: tuple[Path, Tuned], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = tmp_path / "artifact"
+    shutil.copytree(tuned[0], folder)
+    policy = tuned[1].policy
+    write_policy(replace(policy, adaptive={**policy.adaptive, "made_for": "f" * 64}), folder)
+    artifact = with_precision(load_artifact(folder), folder)
+    assert artifact.adaptive is not None and artifact.adaptive.made_for == policy.made_for
+    assert "all layers run in fp32: the plan ladder was made for another model" in caplog.text
 
 
 @pytest.mark.parametrize(("format", "scale"), [(Format.BF16, None), (Format.INT8_DYNAMIC, None)])

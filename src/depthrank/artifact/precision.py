@@ -1,4 +1,5 @@
-"""An artifact as this machine serves it: its layers in the formats of the policy that ``depthrank tune`` made here.
+"""An artifact as this machine serves it: its layers in the formats of the policy that ``depthrank tune`` made here,
+with the plan ladder and prices that were fitted to what plans cost so.
 
 A machine without a policy, and a policy that cannot be trusted, end in fp32, never in an error: answers are right,
 only slower. What happened is said once in the log, and kept for ``Ranker.info``.
@@ -16,7 +17,7 @@ from depthrank.artifact.served_precision import ServedPrecision
 from depthrank.artifact.store import Artifact
 from depthrank.errors import ArtifactError
 from depthrank.precision import PrecisionPolicy, examine_hardware, in_formats, read_policy
-from depthrank.routing import CostModel
+from depthrank.routing import AdaptivePolicy, CostModel
 
 Mode = Literal["policy", "fp32"]
 logger = logging.getLogger("depthrank.artifact")
@@ -35,12 +36,15 @@ def with_precision(artifact: Artifact, root: str | Path, mode: Mode = "policy") 
             logger.info("%s: all layers run in fp32: %s (%s)", root, reason, hardware.fingerprint)
             return replace(artifact, precision=replace(here, reason=reason))
         check_policy(policy, artifact)
-        model = in_formats(artifact.model, policy.choices)
+        model, adaptive = in_formats(artifact.model, policy.choices), artifact.adaptive
+        if policy.adaptive is not None:
+            adaptive = AdaptivePolicy.from_plain(dict(policy.adaptive))
+            adaptive.check_made_for(policy.made_for, model.config.num_levels)
     except ArtifactError as error:
         logger.warning("all layers run in fp32: %s", error)
         return replace(artifact, precision=replace(here, reason=str(error)))
     here = ServedPrecision(hardware.fingerprint, policy)
-    return replace(artifact, model=model, trained=artifact.model, precision=here)
+    return replace(artifact, model=model, trained=artifact.model, precision=here, adaptive=adaptive)
 
 
 def check_policy(policy: PrecisionPolicy, artifact: Artifact) -> None:

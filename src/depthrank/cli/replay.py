@@ -120,16 +120,20 @@ def _set_threads(found: dict[str, Any]) -> None:
 
 
 def _replay_decision(found: object, artifact: Path | None) -> None:
-    from depthrank.artifact import load_artifact
+    from depthrank.artifact import load_artifact, with_precision
     from depthrank.engine.replay import replay as decide_again
 
     named = found.get("artifact") if isinstance(found, dict) else None
     if artifact is None and not isinstance(named, str):
         raise UsageProblem("the record names no artifact: give --artifact DIR")
-    policy = load_artifact(artifact or Path(str(named))).adaptive
-    if policy is None:
-        raise ReplayError(f"{artifact or named} has no adaptive policy: no decision of it can be replayed")
-    replayed = decide_again(policy, found)
+    path = artifact or Path(str(named))
+    loaded = load_artifact(path)
+    if loaded.adaptive is None:
+        raise ReplayError(f"{path} has no adaptive policy: no decision of it can be replayed")
+    replayed = decide_again(loaded.adaptive, found)
+    tuned = with_precision(loaded, path).adaptive if replayed.differing else None
+    if tuned is not None and tuned is not loaded.adaptive:  # the ladder that `tune` fitted for this machine
+        replayed = decide_again(tuned, found)
     if replayed.differing:
         raise ReplayError(_difference(replayed))
     for words in replayed.again.reasons:

@@ -34,7 +34,8 @@ class PrecisionPolicy:
 
     ``compiled``: levels that run as compiled code. ``costs``: the cost model's coefficients under this policy, as
     ``routing.CostModel.to_plain`` gives them; ``ladder``: predicted milliseconds of the plan ladder's rungs.
-    ``measured``: what was found when it was made, for people.
+    ``adaptive``: plan ladder, prices and value of depth as they pay with these costs (``routing.AdaptivePolicy`` in
+    plain form), instead of those of training. ``measured``: what was found when it was made, for people.
     """
 
     fingerprint: str
@@ -44,6 +45,7 @@ class PrecisionPolicy:
     hardware: Mapping[str, Any] = field(default_factory=dict)
     costs: Mapping[str, Any] | None = None
     ladder: tuple[Mapping[str, Any], ...] = ()
+    adaptive: Mapping[str, Any] | None = None
     limits: Mapping[str, float] = field(default_factory=dict)
     measured: Mapping[str, Any] = field(default_factory=dict)
 
@@ -79,6 +81,7 @@ class PrecisionPolicy:
             "compiled": list(self.compiled),
             "costs": None if self.costs is None else dict(self.costs),
             "ladder": [dict(rung) for rung in self.ladder],
+            "adaptive": None if self.adaptive is None else dict(self.adaptive),
         }
 
 
@@ -173,6 +176,7 @@ def _parsed(plain: dict[str, Any], path: Path) -> PrecisionPolicy:
         hardware=_object(path, plain, "hardware"),
         costs=costs,
         ladder=tuple(ladder),
+        adaptive=None if plain.get("adaptive") is None else _object(path, plain, "adaptive"),
         limits=_object(path, plain, "limits"),
         measured=_object(path, plain, "measured"),
     )

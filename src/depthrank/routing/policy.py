@@ -108,24 +108,26 @@ class AdaptivePolicy:
         spread = self.spreads[level] if level < len(self.spreads) else None
         return survivors(value_N, top, cap, spread, confidence, most=self.most, factor_N=factor_N)
 
+    def to_plain(self) -> dict[str, Any]:
+        """For JSON."""
+        return {
+            "format": FORMAT,
+            "made_for": self.made_for,
+            "most": self.most,
+            "ladder": self.ladder.to_plain(),
+            "spreads": [spread.to_plain() for spread in self.spreads],
+            "confidence": self.confidence,
+            "value": self.value.to_plain(),
+            "costs": self.costs.to_plain(),
+            "scenarios": self.scenarios.to_plain(),
+            "default_price": self.default_price,
+            "prices": [[p.price, p.cost, p.kept_gain] for p in self.prices],
+            "fitted": dict(self.fitted),
+        }
+
     def to_bytes(self) -> bytes:
         """The policy as JSON."""
-        return msgspec.json.encode(
-            {
-                "format": FORMAT,
-                "made_for": self.made_for,
-                "most": self.most,
-                "ladder": self.ladder.to_plain(),
-                "spreads": [spread.to_plain() for spread in self.spreads],
-                "confidence": self.confidence,
-                "value": self.value.to_plain(),
-                "costs": self.costs.to_plain(),
-                "scenarios": self.scenarios.to_plain(),
-                "default_price": self.default_price,
-                "prices": [[p.price, p.cost, p.kept_gain] for p in self.prices],
-                "fitted": dict(self.fitted),
-            }
-        )
+        return msgspec.json.encode(self.to_plain())
 
     @classmethod
     def from_bytes(cls, raw: bytes) -> AdaptivePolicy:
@@ -136,6 +138,11 @@ class AdaptivePolicy:
             plain = msgspec.json.decode(raw)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             raise ArtifactError(f"the adaptive part is damaged: {error}") from None
+        return cls.from_plain(plain)
+
+    @classmethod
+    def from_plain(cls, plain: object) -> AdaptivePolicy:
+        """Inverse of ``to_plain``; raises ArtifactError for anything that is no policy of this version."""
         names = ("format", "made_for", "most", "ladder", "spreads", "confidence", "value", "costs", "scenarios")
         f = fields_of(plain, (*names, "default_price", "prices", "fitted"), "policy")
         if f["format"] != FORMAT:

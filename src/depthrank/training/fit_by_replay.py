@@ -42,10 +42,14 @@ def fit_by_replay(
     *,
     most_requests: int = MOST_REQUESTS,
     most_seconds: float = 20.0,
+    made_for: str | None = None,
     monotonic_s: Callable[[], float] = time.monotonic,
     on_request: Callable[[int, int], None] = lambda done, total: None,
 ) -> FittedPolicy:
-    """Replay at most ``most_requests`` validation requests in at most ``most_seconds``, and fit the policy on them."""
+    """Replay at most ``most_requests`` validation requests in at most ``most_seconds``, and fit the policy on them.
+
+    ``made_for``: the identity of the trained model, where ``model`` is it in other formats.
+    """
     if model.config.num_levels < 2:
         return _none("the model has one level only")
     loader, count = held_out.requests("validation", most_requests)
@@ -78,7 +82,7 @@ def fit_by_replay(
         monotonic_s=monotonic_s,
     )
     most = float(full.weight_K.sum())
-    policy = fit_policy(replayed, costs, made_for=model_identity(model), most=most if most > 0 else 1.0)
+    policy = fit_policy(replayed, costs, made_for=made_for or model_identity(model), most=most if most > 0 else 1.0)
     return FittedPolicy(policy, report_of(policy))
 
 

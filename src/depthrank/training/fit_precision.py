@@ -10,9 +10,10 @@ import copy
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
+import msgspec
 import torch
 
 from depthrank.artifact import model_identity
@@ -33,6 +34,7 @@ from depthrank.precision.in_formats import formats_of
 from depthrank.precision.observed import Seen, output_error
 from depthrank.routing import CostRates
 from depthrank.training.choose_formats import Assignment, Option, choose_formats
+from depthrank.training.fit_by_replay import fit_by_replay
 from depthrank.training.judge_precision import Accuracy, Judge
 from depthrank.training.measure_costs import measure_costs, thread_clock
 from depthrank.training.replay_requests import FullDepth, HeldOut
@@ -85,7 +87,19 @@ def fit_precision(
 
     chosen = choose_formats(table.options(), holds)
     on_phase(f"chosen after {chosen.tried} joint runs: measuring")
-    return _report(calibration, table, chosen.formats, verifier, settings, hardware, peaks, on_phase)
+    tuned, served = _report(calibration, table, chosen.formats, verifier, settings, hardware, peaks, on_phase)
+    return _with_own_ladder(tuned, served, held_out, on_phase)
+
+
+def _with_own_ladder(tuned: Tuned, served: ElasticRanker, held_out: HeldOut, on_phase: Callable[[str], None]) -> Tuned:
+    """The same with plan ladder and prices fitted to what plans cost so; training's stay where requests are too few."""
+    on_phase("fitting the plan ladder to these costs")
+    seconds, made_for = held_out.spec.training.replay_seconds, tuned.policy.made_for
+    fitted = fit_by_replay(held_out, served, most_seconds=seconds, made_for=made_for)
+    figures = tuned.figures | {"adaptive": fitted.report}
+    if fitted.policy is None:
+        return Tuned(tuned.policy, figures)
+    return Tuned(replace(tuned.policy, adaptive=msgspec.json.decode(fitted.policy.to_bytes())), figures)
 
 
 @dataclass
@@ -202,8 +216,8 @@ def _report(
     hardware: Hardware,
     peaks: Peaks,
     on_phase: Callable[[str], None],
-) -> Tuned:
-    """Time and judge the joint choice; a choice that is not faster is given up for fp32."""
+) -> tuple[Tuned, ElasticRanker]:
+    """Time and judge the joint choice; a choice that is not faster is given up for fp32. The model as it is served."""
     choices = table.choices(formats)
     served = in_formats(table.model, choices)
     compiled: dict[int, dict[str, Any]] = {}
@@ -262,7 +276,7 @@ def _report(
         limits=settings.limits.to_plain(),
         measured={name: figures[name] for name in MEASURED},
     )
-    return Tuned(policy, figures)
+    return Tuned(policy, figures), served
 
 
 def _give_up(compiled: dict[int, dict[str, Any]], reason: str) -> None:
