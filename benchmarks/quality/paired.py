@@ -8,6 +8,7 @@ Legend: N rows, S seeds, R requests.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -165,3 +166,8 @@ def row_of(model: str, figures: Plain, names: tuple[str, ...]) -> list[str]:
 def interval(found: Plain) -> str:
     """``+.0042 [.0011, .0070]``."""
     return f"{found['estimate']:+.4f} [{found['low']:+.4f}, {found['high']:+.4f}]"
+
+
+def spread(values: Sequence[float]) -> dict[str, float]:
+    """Mean, lowest and highest of a figure over seeds."""
+    return {"mean": float(np.mean(values)), "low": min(values), "high": max(values)}

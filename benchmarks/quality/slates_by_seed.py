@@ -15,7 +15,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import numpy as np
+from paired import spread
 
 Plain = dict[str, Any]
 
@@ -27,23 +27,19 @@ def summary(curves: list[Plain]) -> list[Plain]:
         if not all(entry.get("over") for entry in entries):
             continue
         row = {"state": entries[0]["state"], "target_cost": entries[0]["target_cost"]}
-        row["cost"] = _range([entry["cost"] for entry in entries])
-        row["kept_gain"] = _range([entry["kept_gain"]["estimate"] for entry in entries])
+        row["cost"] = spread([entry["cost"] for entry in entries])
+        row["kept_gain"] = spread([entry["kept_gain"]["estimate"] for entry in entries])
         for rival in entries[0]["over"]:
             own = [entry["over"][rival] for entry in entries]
             if all(own):
                 difference = [one["difference"] for one in own]
-                row[f"over_{rival}"] = _range([d["estimate"] for d in difference]) | {
+                row[f"over_{rival}"] = spread([d["estimate"] for d in difference]) | {
                     "above": sum(d["low"] > 0 for d in difference),
                     "below": sum(d["high"] < 0 for d in difference),
                 }
-                row[f"ndcg@10_over_{rival}"] = _range([one["ndcg@10_difference"]["estimate"] for one in own])
+                row[f"ndcg@10_over_{rival}"] = spread([one["ndcg@10_difference"]["estimate"] for one in own])
         rows.append(row)
     return rows
-
-
-def _range(values: list[float]) -> Plain:
-    return {"mean": float(np.mean(values)), "low": min(values), "high": max(values)}
 
 
 def main() -> None:
