@@ -9,14 +9,16 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 import torch
 from typer.testing import CliRunner
 
-from depthrank.artifact import load_artifact, with_precision
+from depthrank.artifact import load_artifact, model_identity, with_precision
 from depthrank.cli.app import app
 from depthrank.engine import Ranker
+from depthrank.engine.replay_ranking import rank_again
 from depthrank.errors import SpecError
 from depthrank.evaluate.tune_artifact import ladder_plans, tune
 from depthrank.precision import (
@@ -32,6 +34,7 @@ from depthrank.precision.packed_linear import PackedLinear
 from depthrank.precision.policy import policy_path
 from depthrank.routing import CostModel
 from depthrank.schema import Request
+from depthrank.sharing.compilation import compiler_missing
 from depthrank.training.fit_precision import Tuned
 from depthrank.training.judge_precision import Limits
 from depthrank.training.tuning_requests import Settings
@@ -49,8 +52,6 @@ def tuned(world: Any, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, T
 
 def all_in(artifact: Path, format: Format, scale: float | None = None) -> PrecisionPolicy:
     """A policy with every linear layer beyond the items' in one format."""
-    from depthrank.artifact import model_identity
-
     model = load_artifact(artifact).model
     names = [
         n for n, layer in layers_of(model).items() if n.startswith(("experts", "encoder")) and "attention" not in n
@@ -115,6 +116,30 @@ def test_the_ladder_fitted_to_these_costs_is_served_and_its_decisions_replay(
         record.write_text(json.dumps(answer.explain["decision"]["record"], default=float))
         done = CliRunner().invoke(app, ["replay", str(record), "--artifact", str(folder)])
         assert done.exit_code == 0 and "the same decision" in done.output, done.output
+    finally:
+        ranker.close()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(bool(compiler_missing()), reason=compiler_missing())
+def test_a_ranking_by_compiled_levels_replays_bit_for_bit(
+    world: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DEPTHRANK_COMPILED", str(tmp_path / "compiled"))
+    folder = tmp_path / "artifact"
+    shutil.copytree(world.artifact, folder)
+    plain = load_artifact(folder).model
+    levels = tuple(range(plain.config.num_levels))
+    write_policy(PrecisionPolicy(examine_hardware().fingerprint, model_identity(plain), {}, levels), folder)
+    ranker = Ranker.load(folder, world.log_url)
+    try:
+        assert ranker.info()["precision"]["compiled"] == list(levels)
+        items = list(ranker.items.ids_of(range(1, 60)))
+        request = Request(user="u1", candidates=items, mode="full", time_ms=1_800_000_000_000)
+        record = json.loads(msgspec.json.encode(ranker.rank(request, record=True).record))
+        assert rank_again(record, folder, ranker.log).exact
+        record["precision"]["compiled"] = []
+        assert not rank_again(record, folder, ranker.log).exact, "the control: uncompiled levels round otherwise"
     finally:
         ranker.close()
 

@@ -24,6 +24,7 @@ from depthrank.artifact import (
     with_delta,
     with_precision,
 )
+from depthrank.engine.compiled_levels import with_compiled_levels
 from depthrank.engine.decision_inputs import inputs_of
 from depthrank.engine.depth import AdaptiveDepth, Depth
 from depthrank.engine.generation import Generation
@@ -97,9 +98,10 @@ def rank_again(record: object, artifact: str | Path, log: EventLog, deltas: str 
 
 
 def _loaded(fields: dict[str, Any], path: str | Path, deltas: str | Path | None) -> Artifact:
-    """The model that made the record, in the formats it ran in. Raises ArtifactError."""
+    """The model that made the record, in the formats it ran in, compiled where it was. Raises ArtifactError."""
     precision = fields.get("precision")
     in_policy = isinstance(precision, dict) and precision.get("policy") is True
+    was_compiled = in_policy and isinstance(precision, dict) and bool(precision.get("compiled"))
     artifact = with_precision(load_artifact(path), path, "policy" if in_policy else "fp32")
     for folder in [] if deltas is None else delta_folders(Path(deltas)):
         if artifact.served_id == fields["model"]:
@@ -112,7 +114,7 @@ def _loaded(fields: dict[str, Any], path: str | Path, deltas: str | Path | None)
             f"the record is of model {fields['model']!r:.80}, {path} holds {artifact.served_id}: give the artifact "
             "that made it, and the folder of its deltas where the id ends in +N"
         )
-    return artifact
+    return with_compiled_levels(artifact) if was_compiled else artifact
 
 
 def _was_cut(fields: dict[str, Any]) -> bool:
