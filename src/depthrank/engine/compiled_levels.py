@@ -140,88 +140,74 @@ def with_compiled_level(
 
     Raises ArtifactError where it has no compiled form, there is no compiler, or the two do not agree.
     """
-    cache = cache or CompileCache()
+    work = _Compilation(plain, served, choices, fingerprint, cache or CompileCache())
     if level == 0:
-        side = _request_side(plain, served, choices, fingerprint, cache)
-        return replaced(served, {"request_side": CompiledRequestSide(side).eval()})
-    name = f"experts.{level - 1}"
-    expert = plain.get_submodule(name)
-    if reason := exportable(expert):
-        raise ArtifactError(reason)
-    own = {n.removeprefix(f"{name}."): c for n, c in choices.items() if n.startswith(f"{name}.")}
-    graph, eager = LevelGraph(compilable(cast(Expert, expert), own)), cast(Expert, served.get_submodule(name))
-    made = _made(graph, plain, _of_level(level), own, fingerprint, cache)
-    _check(made, LevelGraph(eager), LevelGraph(cast(Expert, expert)), plain, _of_level(level))
-    parts: dict[str, nn.Module] = {name: CompiledExpert(eager, made)}
+        return replaced(served, {"request_side": CompiledRequestSide(work.request_side()).eval()})
+    parts: dict[str, nn.Module] = {f"experts.{level - 1}": work.level(level)}
     if level == 1 and plain.config.foreign_at(0) is None:
-        parts["first_states"] = CompiledFirstStates(_first_states(plain, served, choices, fingerprint, cache))
+        parts["first_states"] = CompiledFirstStates(work.first_states())
     return replaced(served, {name: part.eval() for name, part in parts.items()})
 
 
-def _first_states(
-    plain: ElasticRanker,
-    served: ElasticRanker,
-    choices: Mapping[str, LayerChoice],
-    fingerprint: str,
-    cache: CompileCache,
-) -> Compiled:
-    """What is run before level 1, compiled and compared with the eager form."""
-    exact, eager = (FirstStatesGraph(model.candidate_features, model.candidate_start) for model in (plain, served))
-    return _part(exact, eager, plain, _OF_FIRST_STATES, choices, fingerprint, cache)
+@dataclass(frozen=True)
+class _Compilation:
+    """Parts of a model made into compiled code, in the formats of ``choices``, and compared with their eager form in
+    ``served``. Raises ArtifactError."""
 
+    plain: ElasticRanker
+    served: ElasticRanker
+    choices: Mapping[str, LayerChoice]
+    fingerprint: str
+    cache: CompileCache
 
-def _request_side(
-    plain: ElasticRanker,
-    served: ElasticRanker,
-    choices: Mapping[str, LayerChoice],
-    fingerprint: str,
-    cache: CompileCache,
-) -> Compiled:
-    """What is run once a request for the router, compiled and compared with the eager form."""
-    if not isinstance(plain.router, Router):
-        raise ArtifactError("it is a foreign module")
-    exact, eager = (RequestSideGraph(m.request_features, cast(Router, m.router)) for m in (plain, served))
-    return _part(exact, eager, plain, _OF_REQUEST, choices, fingerprint, cache)
+    def level(self, level: int) -> CompiledExpert:
+        """A level beyond the router."""
+        name = f"experts.{level - 1}"
+        expert, eager = (model.get_submodule(name) for model in (self.plain, self.served))
+        if reason := exportable(expert):
+            raise ArtifactError(reason)
+        own = {n.removeprefix(f"{name}."): c for n, c in self.choices.items() if n.startswith(f"{name}.")}
+        exact, inputs = cast(Expert, expert), _of_level(level)
+        made = self._made(LevelGraph(compilable(exact, own)), inputs, own)
+        _check(made, LevelGraph(cast(Expert, eager)), LevelGraph(exact), self.plain, inputs)
+        return CompiledExpert(cast(Expert, eager), made)
 
+    def first_states(self) -> Compiled:
+        """What is run before level 1."""
+        models = (self.plain, self.served)
+        exact, eager = (FirstStatesGraph(model.candidate_features, model.candidate_start) for model in models)
+        return self._part(exact, eager, _OF_FIRST_STATES)
 
-def _part(
-    exact: nn.Module,
-    eager: nn.Module,
-    plain: ElasticRanker,
-    inputs: Inputs,
-    choices: Mapping[str, LayerChoice],
-    fingerprint: str,
-    cache: CompileCache,
-) -> Compiled:
-    """A graph whose layers have the ranker's own names, compiled in their formats and checked."""
-    layers = layers_of(exact)
-    own = {name: choice for name, choice in choices.items() if name in layers}
-    made = _made(compilable(exact, own), plain, inputs, own, fingerprint, cache)
-    _check(made, eager, exact, plain, inputs)
-    return made
+    def request_side(self) -> Compiled:
+        """What is run once a request for the router."""
+        if not isinstance(self.plain.router, Router):
+            raise ArtifactError("it is a foreign module")
+        models = (self.plain, self.served)
+        exact, eager = (RequestSideGraph(model.request_features, cast(Router, model.router)) for model in models)
+        return self._part(exact, eager, _OF_REQUEST)
 
+    def _part(self, exact: nn.Module, eager: nn.Module, inputs: Inputs) -> Compiled:
+        """A graph whose layers have the ranker's own names."""
+        layers = layers_of(exact)
+        own = {name: choice for name, choice in self.choices.items() if name in layers}
+        made = self._made(compilable(exact, own), inputs, own)
+        _check(made, eager, exact, self.plain, inputs)
+        return made
 
-def _made(
-    graph: nn.Module,
-    plain: ElasticRanker,
-    inputs: Inputs,
-    own: Mapping[str, LayerChoice],
-    fingerprint: str,
-    cache: CompileCache,
-) -> Compiled:
-    """The graph's compiled code, from the cache or anew. Raises ArtifactError."""
-    key = _key(plain, inputs.name, own, fingerprint)
-    path = cache.find(key)
-    if path is None:
-        from depthrank.sharing.compilation import (
-            compiler_missing,  # slow: a server that compiles nothing starts without
-        )
+    def _made(self, graph: nn.Module, inputs: Inputs, own: Mapping[str, LayerChoice]) -> Compiled:
+        """The graph's compiled code, from the cache or anew."""
+        key = _key(self.plain, inputs.name, own, self.fingerprint)
+        path = self.cache.find(key)
+        if path is None:
+            from depthrank.sharing.compilation import (
+                compiler_missing,  # slow: a server that compiles nothing starts without
+            )
 
-        if missing := compiler_missing():
-            raise ArtifactError(missing)
-        logger.info("compiling %s; it takes a while, once", inputs.name)
-        path = cache.make(key, lambda unfinished: _package(graph.eval(), plain, inputs, unfinished))
-    return cast(Compiled, torch._inductor.aoti_load_package(str(path)))
+            if missing := compiler_missing():
+                raise ArtifactError(missing)
+            logger.info("compiling %s; it takes a while, once", inputs.name)
+            path = self.cache.make(key, lambda unfinished: _package(graph.eval(), self.plain, inputs, unfinished))
+        return cast(Compiled, torch._inductor.aoti_load_package(str(path)))
 
 
 def _key(plain: ElasticRanker, name: str, own: Mapping[str, LayerChoice], fingerprint: str) -> str:
