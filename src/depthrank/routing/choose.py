@@ -183,22 +183,23 @@ def _best_allowed(score_J: Floats, allowed_J: NDArray[np.bool_], wanted: int) ->
 
 
 def _filled(inputs: DecisionInputs, options: Options, decision: Decision, full_gain: float) -> Decision:
-    """A limit lies between two rungs: the widest plan between them that keeps to it."""
+    """A limit lies between two rungs: the widest plan between them that keeps to it. Where a level begins between them,
+    which takes its fixed part at once, the levels before it may still grow."""
     a, b = decision.rung, decision.rung + 1
     t_S = np.linspace(0.0, 1.0, STEPS_BETWEEN_RUNGS)[1:-1, None]
     low_L, high_L = options.caps_JL[a], options.caps_JL[b]
-    caps_SL = np.floor(low_L + t_S * (high_L - low_L))
-    least = float(min(inputs.top, inputs.num_candidates))
-    caps_SL[(caps_SL > 0) & (caps_SL < least)] = least
-    rates = cast(CostRates, inputs.rates)
-    cost_S = _costs(rates, caps_SL, inputs)
-    ok_S = (caps_SL > low_L).any(axis=1)
-    if inputs.budget is not None:
-        ok_S &= cost_S <= inputs.budget * options.full_ms * (1 + 1e-12)
-    if inputs.time_left_ms is not None:
-        ok_S &= (cost_S - options.cost_J[0]) * DEADLINE_MARGIN <= inputs.time_left_ms
-    fits = np.flatnonzero(ok_S)
-    if not fits.size:
+    for target_L in (high_L, np.where(low_L > 0, low_L[0], 0.0)):
+        caps_SL = _widened(inputs, low_L, target_L, t_S)
+        cost_S = _costs(cast(CostRates, inputs.rates), caps_SL, inputs)
+        ok_S = (caps_SL > low_L).any(axis=1)
+        if inputs.budget is not None:
+            ok_S &= cost_S <= inputs.budget * options.full_ms * (1 + 1e-12)
+        if inputs.time_left_ms is not None:
+            ok_S &= (cost_S - options.cost_J[0]) * DEADLINE_MARGIN <= inputs.time_left_ms
+        fits = np.flatnonzero(ok_S)
+        if fits.size:
+            break
+    else:
         return decision
     best = int(fits[-1])
     share = float(options.share_J[a] + t_S[best, 0] * (options.share_J[b] - options.share_J[a]))
@@ -214,6 +215,14 @@ def _filled(inputs: DecisionInputs, options: Options, decision: Decision, full_g
         gain=share * full_gain,
         reasons=words,
     )
+
+
+def _widened(inputs: DecisionInputs, low_L: Floats, high_L: Floats, t_S: Floats) -> Floats:
+    """Whole widths on the way from one plan to another, never below the top n where a level runs, float64 [S, L]."""
+    caps_SL = np.floor(low_L + t_S * (high_L - low_L))
+    least = float(min(inputs.top, inputs.num_candidates))
+    caps_SL[(caps_SL > 0) & (caps_SL < least)] = least
+    return np.asarray(caps_SL)
 
 
 def _decided(

@@ -2,7 +2,8 @@
 
 Two forests, trained on replayed requests (``training.fit_depth_value``) and evaluated here in numpy:
 ``stake``: the gain of full depth over level 0, relative to the request's value by level 0;
-``share``: the share of that gain which a rung keeps, from the request's signals and the rung's own width and reach.
+``share``: how much more or less of that gain than on average a rung keeps, from the request's signals and the rung's
+own width and reach; so where signals tell nothing, the rung that pays most on average is taken.
 Both go through a piecewise linear calibration. Shares never fall from a rung to the next.
 
 Legend: J rungs, D levels beyond the router, F features.
@@ -27,6 +28,7 @@ RUNG_NAMES = ("log_width", "reach", "log_last_width")
 the width of its deepest level."""
 SHARE_NAMES = (*NAMES, *RUNG_NAMES)
 MOST_KNOTS = 256
+MOST_SHARE = 1 - 1e-9  # of any other rung: where depth costs nothing, full depth is taken
 
 Floats = NDArray[np.float64]
 
@@ -58,13 +60,18 @@ class Calibration:
 
 @dataclass(frozen=True, eq=False)
 class DepthValue:
-    """Predicts stake and shares of one request. ``importance``: share of the trees' gain by signal, for people."""
+    """Predicts stake and shares of one request. ``importance``: share of the trees' gain by signal, for people.
+
+    ``base_J``: what each rung keeps on average, which ``share`` adds to; None in artifacts from before, where ``share``
+    is the whole of it.
+    """
 
     stake: Forest
     share: Forest
     stake_calibration: Calibration
     share_calibration: Calibration
     importance: Mapping[str, Mapping[str, float]]
+    base_J: Floats | None = None
 
     def stake_of(self, signals: Signals) -> float:
         """What full depth gains over level 0, relative to the request's value by level 0; never negative."""
@@ -72,12 +79,13 @@ class DepthValue:
         return max(0.0, float(self.stake_calibration(raw)[0]))
 
     def shares_of(self, signals: Signals, caps_JD: Floats, num_candidates: int, top: int) -> Floats:
-        """The share of the gain that each of J rungs keeps, ascending, float64 [J].
+        """The share of the gain that each of the ladder's J rungs keeps, ascending, float64 [J].
 
         ``caps_JD``: candidates at each level beyond the router. The router alone keeps 0, full depth 1.
         """
         raw_J = self.share.predict(share_features(signals, caps_JD, top))
-        share_J = np.clip(self.share_calibration(raw_J), 0.0, 1.0)
+        share_J = self.share_calibration(raw_J)
+        share_J = np.clip(share_J if self.base_J is None else self.base_J + share_J, 0.0, MOST_SHARE)
         share_J[caps_JD[:, 0] <= 0] = 0.0
         share_J[(caps_JD >= num_candidates).all(axis=1)] = 1.0
         return np.asarray(np.maximum.accumulate(share_J), dtype=np.float64)
@@ -90,6 +98,7 @@ class DepthValue:
             "stake_calibration": self.stake_calibration.to_plain(),
             "share_calibration": self.share_calibration.to_plain(),
             "importance": {k: dict(v) for k, v in self.importance.items()},
+            "base": None if self.base_J is None else self.base_J.tolist(),
         }
 
     @classmethod
@@ -107,6 +116,7 @@ class DepthValue:
             Calibration.from_plain(f["stake_calibration"]),
             Calibration.from_plain(f["share_calibration"]),
             importance,
+            None if f.get("base") is None else finite_numbers(f["base"], "shares of the rungs"),
         )
 
 

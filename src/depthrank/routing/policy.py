@@ -168,6 +168,11 @@ class AdaptivePolicy:
         if len(set(counts.values())) > 1:
             told = ", ".join(f"{name} of {n} levels" for name, n in counts.items())
             raise ArtifactError(f"the adaptive part does not fit together: {told}")
+        base_J = self.value.base_J
+        if base_J is not None and base_J.size != len(self.ladder.rungs):
+            raise ArtifactError(
+                f"the adaptive part does not fit together: shares of {base_J.size} rungs, not the ladder's"
+            )
         prices = [p.price for p in self.prices]
         if not prices or prices[0] <= 0 or prices != sorted(prices):
             raise ArtifactError("the adaptive part is damaged: its prices must be above 0 and ascend")

@@ -1,17 +1,17 @@
 """Trains the value of depth on replayed requests: LightGBM trees, small ones, since requests are few.
 
 Two targets. The stake of a request: the gain of full depth over level 0, relative to its value by level 0. And the
-share of that gain which a rung keeps; a row a request and rung, weighted by the gain at stake, so that the prediction
-is right where gain is to be had, with shares never falling in a rung's width and reach. Predictions out of fold
-(requests of a user stay together) calibrate both, by isotonic regression, and tell whether they are worth anything: a
-stake predicted no better than by its mean is the mean.
+share of that gain which a rung keeps, as a difference to what the rung keeps on average; a row a request and rung,
+weighted by the gain at stake, so that the prediction is right where gain is to be had. Predictions out of fold
+(requests of a user stay together) calibrate both, stakes by isotonic regression, differences by the factor at which
+they err least, and tell whether they are worth anything: what is predicted no better than by its mean is the mean.
 
 Legend: R requests, J rungs, D levels beyond the router.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,7 +32,6 @@ FOLDS = 5
 MOST_SCENARIOS, LEAST_IN_SCENARIO = 64, 8
 SCENARIO_PRIOR = 20.0
 MOST_KNOTS = 64
-_MONOTONE = [0] * len(NAMES) + [1, 1, 1]
 _PARAMETERS: dict[str, Any] = {
     "objective": "regression",
     "learning_rate": 0.1,
@@ -74,9 +73,9 @@ def fit_depth_value(data: DepthData) -> tuple[DepthValue, dict[str, Any]]:
     fold_R = _folds(data.user_R)
     value_R = np.array([s.request_value for s in data.signals])
     stake, stake_calibration, stake_report = _fit_stake(data, fold_R, value_R)
-    share, share_calibration, share_report = _fit_share(data, fold_R)
+    share, share_calibration, share_report, base_J = _fit_share(data, fold_R)
     importance = {"stake": stake_report.pop("importance"), "share": share_report.pop("importance")}
-    model = DepthValue(stake, share, stake_calibration, share_calibration, importance)
+    model = DepthValue(stake, share, stake_calibration, share_calibration, importance, base_J)
     return model, {"stake": stake_report, "share": share_report}
 
 
@@ -90,23 +89,25 @@ def _fit_stake(data: DepthData, fold_R: Ints, value_R: Floats) -> tuple[Forest, 
     x_RF = np.array([s.general for s in data.signals])
     target_R = data.stake_R
     most = float(np.quantile(target_R, 0.99))
-    return _fitted(x_RF, np.minimum(target_R, most), value_R, fold_R, NAMES, STAKE_TREES, None)
+    return _fitted(x_RF, np.minimum(target_R, most), value_R, fold_R, NAMES, STAKE_TREES, isotonic)
 
 
-def _fit_share(data: DepthData, fold_R: Ints) -> tuple[Forest, Calibration, dict[str, Any]]:
-    """Rows of all rungs between the router alone and full depth."""
+def _fit_share(data: DepthData, fold_R: Ints) -> tuple[Forest, Calibration, dict[str, Any], Floats]:
+    """Rows of all rungs between the router alone and full depth; and what each rung keeps on average [J]."""
     gain_R = np.maximum(data.worth_RJ[:, -1] - data.worth_RJ[:, 0], 0.0)
-    safe_R = np.where(gain_R > 0, gain_R, 1.0)
+    share_RJ = (data.worth_RJ - data.worth_RJ[:, :1]) / np.where(gain_R > 0, gain_R, 1.0)[:, None]
+    share_RJ = np.clip(share_RJ, 0.0, 1.0)
+    base_J = gain_R @ share_RJ / max(float(gain_R.sum()), 1e-300)
     rows, targets, weights, folds = [], [], [], []
     for r, signals in enumerate(data.signals):
         caps_JD = data.caps_RJD[r]
         between = (caps_JD[:, 0] > 0) & (caps_JD < data.num_candidates_R[r]).any(axis=1)
         rows.append(share_features(signals, caps_JD, data.top)[between])
-        targets.append(((data.worth_RJ[r] - data.worth_RJ[r, 0]) / safe_R[r])[between])
+        targets.append((share_RJ[r] - base_J)[between])
         weights.append(np.full(between.sum(), gain_R[r]))
         folds.append(np.full(between.sum(), fold_R[r]))
-    x, y = np.concatenate(rows), np.clip(np.concatenate(targets), 0.0, 1.0)
-    return _fitted(x, y, np.concatenate(weights), np.concatenate(folds), SHARE_NAMES, SHARE_TREES, _MONOTONE)
+    x, y = np.concatenate(rows), np.concatenate(targets)
+    return *_fitted(x, y, np.concatenate(weights), np.concatenate(folds), SHARE_NAMES, SHARE_TREES, scaled), base_J
 
 
 def _fitted(
@@ -116,7 +117,7 @@ def _fitted(
     fold: Ints,
     names: Sequence[str],
     trees: int,
-    monotone: list[int] | None,
+    calibrate: Callable[[Floats, Floats, Floats], Calibration],
 ) -> tuple[Forest, Calibration, dict[str, Any]]:
     """Trees on everything, calibrated on predictions out of fold; the mean where trees tell no more than it does.
 
@@ -133,17 +134,17 @@ def _fitted(
     outside_mean = np.empty_like(y)
     for k in range(FOLDS):
         inside, out = fold != k, fold == k
-        outside[out] = _grow(x[inside], y[inside], weight[inside], names, trees, monotone).predict(x[out])
+        outside[out] = _grow(x[inside], y[inside], weight[inside], names, trees).predict(x[out])
         outside_mean[out] = np.average(y[inside], weights=weight[inside])
     error, error_of_mean = (float(np.average((p - y) ** 2, weights=weight)) for p in (outside, outside_mean))
     explained = 1.0 - error / max(error_of_mean, 1e-300)
     report: dict[str, Any] = {"rows": int(y.size), "explained_out_of_fold": explained, "used": explained > 0}
-    booster = _grow(x, y, weight, names, trees, monotone)
+    booster = _grow(x, y, weight, names, trees)
     gains = booster.feature_importance("gain")
     report["importance"] = {n: float(g / max(gains.sum(), 1e-300)) for n, g in zip(names, gains, strict=True)}
-    if explained <= 0 and monotone is None:
+    if explained <= 0:
         return _constant(float(np.average(y, weights=weight)), report)
-    calibration = isotonic(outside, y, weight)
+    calibration = calibrate(outside, y, weight)
     report["calibration_error_out_of_fold"] = _calibration_error(outside, y, weight)
     return forest_of(booster), calibration, report
 
@@ -152,12 +153,8 @@ def _constant(value: float, report: dict[str, Any]) -> tuple[Forest, Calibration
     return no_trees(value), Calibration(np.array([value]), np.array([value])), report
 
 
-def _grow(
-    x: Floats, y: Floats, weight: Floats, names: Sequence[str], trees: int, monotone: list[int] | None
-) -> lightgbm.Booster:
+def _grow(x: Floats, y: Floats, weight: Floats, names: Sequence[str], trees: int) -> lightgbm.Booster:
     parameters = dict(_PARAMETERS, min_data_in_leaf=max(5, min(20, y.size // 40)))
-    if monotone is not None:
-        parameters |= {"monotone_constraints": monotone, "monotone_constraints_method": "intermediate"}
     dataset = lightgbm.Dataset(x, y, weight=weight, feature_name=list(names), free_raw_data=True)
     return lightgbm.train(parameters, dataset, num_boost_round=trees)
 
@@ -209,6 +206,13 @@ def isotonic(predicted: Floats, y: Floats, weight: Floats) -> Calibration:
             total = last[0] + before[0]
             blocks.append([total, *((last[0] * last[i] + before[0] * before[i]) / total for i in (1, 2))])
     return Calibration(np.array([b[1] for b in blocks]), np.array([b[2] for b in blocks]))
+
+
+def scaled(predicted: Floats, y: Floats, weight: Floats) -> Calibration:
+    """Predictions times the factor up to 1 at which they err least, which is 0 where they tell nothing."""
+    square = float(weight @ (predicted * predicted))
+    factor = float(np.clip(weight @ (predicted * y) / max(square, 1e-300), 0.0, 1.0))
+    return Calibration(np.array([-1.0, 1.0]), np.array([-factor, factor]))
 
 
 def _calibration_error(predicted: Floats, y: Floats, weight: Floats, num_bins: int = 10) -> float:
