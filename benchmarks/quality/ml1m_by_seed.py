@@ -7,7 +7,7 @@
       python benchmarks/quality/ml1m.py work/ml1m/deeper$s --spec work/ml1m/deeper.yaml --log lmdb:work/ml1m/log \\
           --sasrec work/ml1m/sasrec$s.npy --json work/ml1m/quality$s.json
     done
-    python benchmarks/quality/ml1m_by_seed.py work/ml1m/quality?.json --json benchmarks/results/quality_ml1m_two_seeds.json
+    python benchmarks/quality/ml1m_by_seed.py work/ml1m/quality?.json --json benchmarks/results/quality_ml1m_seeds.json
 """  # noqa: E501
 
 from __future__ import annotations
