@@ -14,6 +14,7 @@ import depthrank.artifact.fetch_pages as pages
 from depthrank.artifact.fetch_pages import room_bytes, touch_ahead
 
 MB = 1 << 20
+RECLAIMED = 1 << 18  # a kernel that is short of memory, or watches for idle pages, may take some back at once
 
 
 def resident_bytes(path: Path) -> int:
@@ -43,13 +44,14 @@ def cold(tmp_path: Path) -> Path:
 
 
 def test_all_pages_are_there_afterwards(cold):
-    assert touch_ahead([cold]) == 8 * MB == resident_bytes(cold)
+    assert touch_ahead([cold]) == 8 * MB
+    assert resident_bytes(cold) >= 8 * MB - RECLAIMED
 
 
 def test_only_as_much_is_touched_as_fits(cold, tmp_path):
     (tmp_path / "empty").touch()
     assert touch_ahead([tmp_path / "empty", cold, cold], limit_bytes=2 * MB) == 2 * MB
-    assert resident_bytes(cold) >= 2 * MB
+    assert resident_bytes(cold) >= 2 * MB - RECLAIMED
 
 
 def test_an_older_kernel_reads(cold, monkeypatch):
@@ -60,7 +62,7 @@ def test_an_older_kernel_reads(cold, monkeypatch):
     monkeypatch.setattr(pages.mmap, "mmap", Older)
     touch_ahead([cold])
     monkeypatch.undo()
-    assert resident_bytes(cold) == 8 * MB
+    assert resident_bytes(cold) >= 8 * MB - RECLAIMED
 
 
 def test_there_is_room_and_no_more_than_the_machine_has():
