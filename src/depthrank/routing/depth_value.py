@@ -85,7 +85,10 @@ class DepthValue:
         """
         raw_J = self.share.predict(share_features(signals, caps_JD, top))
         share_J = self.share_calibration(raw_J)
-        share_J = np.clip(share_J if self.base_J is None else self.base_J + share_J, 0.0, MOST_SHARE)
+        if self.base_J is None:
+            share_J = np.clip(share_J, 0.0, 1.0)
+        else:
+            share_J = np.clip(self.base_J + share_J, 0.0, MOST_SHARE)
         share_J[caps_JD[:, 0] <= 0] = 0.0
         share_J[(caps_JD >= num_candidates).all(axis=1)] = 1.0
         return np.asarray(np.maximum.accumulate(share_J), dtype=np.float64)
