@@ -2,6 +2,7 @@
 
     python recipes/kuairand/prepare.py
     python benchmarks/quality/kuairand.py [--json F] [--parts ours lightgbm din dcnv2] [--trials 50] [--seeds 3]
+        [--recipe three_levels]
 
 Train on 04-25 to 04-28, tune on 04-29, test on 04-30. Every model is calibrated on 04-29. Differences are paired by
 user, between means over the seeds; positive is better for ours. Each part is kept in work/kuairand/quality, so the
@@ -38,7 +39,7 @@ def main() -> None:
             rivals[part], result[part] = _rival(kept, data, part, tasks, options)
     models: list[Scores] = []
     if "ours" in options.parts:
-        models, result["ours"] = ours.kept_scores(kept, data, options.seeds)
+        models, result["ours"] = ours.kept_scores(kept, data, options.seeds, options.recipe)
     result |= _compare(data, models, rivals, tasks)
     if options.json:
         options.json.write_text(json.dumps(result, indent=1, default=float))

@@ -38,8 +38,14 @@ def fit(spec_path: Path, log_url: str, out: Path, seed: int) -> Levels:
     started = time.process_time()
     report = train(spec_path, log=log_url, out=out, seed=seed, progress=False, minutes=NO_LIMIT)
     cpu_s = time.process_time() - started
+    training = {name: report.summary[name] for name in ("epochs", "parameters", "threads", "time")}
+    return Levels(*score(spec_path, log_url, out), cpu_s, training)
+
+
+def score(spec_path: Path, log_url: str, artifact: Path) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+    """Calibrated probabilities of each level on validation and test, float32 [L, N, K] each."""
     spec = Spec.load(spec_path)
-    loaded, raw = load_artifact(out), load_dataset(spec)
+    loaded, raw = load_artifact(artifact), load_dataset(spec)
     examples = load_examples(spec, raw)
     with open_log(log_url) as log:
         import_log(spec, raw, log)
@@ -48,21 +54,30 @@ def fit(spec_path: Path, log_url: str, out: Path, seed: int) -> Levels:
             score_split(scorer, loaded.encoder, loaded.spec, raw, examples, log, split)
             for split in ("validation", "test")
         ]
-    levels = [np.stack([np.concatenate(level.probability) for level in split.levels]) for split in both]
-    training = {name: report.summary[name] for name in ("epochs", "parameters", "threads", "time")}
-    return Levels(levels[0], levels[1], cpu_s, training)
+    validation_LNK, test_LNK = (np.stack([np.concatenate(x.probability) for x in split.levels]) for split in both)
+    return validation_LNK, test_LNK
 
 
-def kept_scores(kept: Kept, data: Dataset, seeds: int) -> tuple[list[Scores], list[dict[str, Any]]]:
-    """Scores of each seed, trained unless they are kept, and what training took."""
+def kept_scores(
+    kept: Kept, data: Dataset, seeds: int, recipe: str = "ranking"
+) -> tuple[list[Scores], list[dict[str, Any]]]:
+    """Scores of each seed, trained unless they are kept, and what training took. Of another ``recipe`` than
+    ``ranking``, an artifact that was trained by it (``work/RECIPE<seed>``) is scored as it is."""
+    spec_path = kept.work / f"{recipe}.yaml"
+    name = "artifact" if recipe == "ranking" else recipe
 
     def make(seed: int) -> tuple[Scores, dict[str, Any]]:
-        found = fit(kept.spec_path, kept.log_url, kept.work / f"artifact{seed}", seed)
+        artifact = kept.work / f"{name}{seed}"
+        if recipe != "ranking" and artifact.exists():
+            validation_LNK, test_LNK = score(spec_path, kept.log_url, artifact)
+            return {"validation": validation_LNK, "test": test_LNK}, {"artifact": str(artifact)}
+        found = fit(spec_path, kept.log_url, artifact, seed)
         return {"validation": found.validation_LNK, "test": found.test_LNK}, {"cpu_s": found.cpu_s} | found.training
 
     runs, facts = [], []
     for seed in range(seeds):
-        scores, told = kept.scores(f"ours{seed}", lambda seed=seed: make(seed))
+        part = f"ours{seed}" if recipe == "ranking" else f"ours {recipe} {seed}"
+        scores, told = kept.scores(part, lambda seed=seed: make(seed))
         check_same_rows(scores["test"], data.test)
         runs.append(scores)
         facts.append(told)

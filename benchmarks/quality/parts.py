@@ -87,6 +87,7 @@ def arguments(name: str, parts: tuple[str, ...], doc: str | None) -> argparse.Na
     parser.add_argument("--trials", type=int, default=50, help="of LightGBM, a task")
     parser.add_argument("--cpu-limit-s", type=float, default=480.0, help="of tuning LightGBM, a task")
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--recipe", default="ranking", help="of ours: the name of a yaml file in --work")
     parser.add_argument("--json", type=Path, default=None)
     return parser.parse_args()
 

@@ -36,7 +36,7 @@ def main() -> None:
     if "lightgbm" in options.parts:
         rivals["lightgbm lambdarank"], result["lightgbm"] = _lambdarank(kept, data, options)
     if "ours" in options.parts:
-        models, result["ours"] = ours.kept_scores(kept, data, options.seeds)
+        models, result["ours"] = ours.kept_scores(kept, data, options.seeds, options.recipe)
         for name, level in (("router", 0), ("ours", -1)):
             rivals[name] = [{split: _logit(run[split][level, :, CLICK]) for split in SPLITS} for run in models]
     result |= _compare(data, rivals)

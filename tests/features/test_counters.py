@@ -14,6 +14,7 @@ from strategies_of_events import arrivals, moments
 from depthrank.errors import ArtifactError, SpecError
 from depthrank.features import Counters, counter_windows
 from depthrank.features.count_table import Counts, CountTable
+from depthrank.features.window_counts import Places, window_counts
 
 Events = list[tuple[str, str, str, int, int]]
 WINDOWS_H = (2, 6)
@@ -195,9 +196,38 @@ def test_merging_the_tail_keeps_every_count() -> None:
 def test_a_stretch_is_found_by_search_and_by_array_alike(max_dense: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(counter_windows, "_MAX_DENSE", max_dense)
     keys = np.array([1 << 32 | 5, 2 << 32 | 1, 2 << 32 | 4, 2 << 32 | 9, 3 << 32 | 1], np.int64)
-    snapshot = counter_windows.SparseSnapshot(keys, np.arange(6, dtype=np.float32)[:, None])
+    table = CountTable(Counts(np.zeros(4, np.int64), keys[[0, 1, 2, 4]], np.arange(1, 5)))
+    table.add(np.zeros(7, np.int64), keys[[3, 3, 3, 1, 1, 1, 1]])
+    counts = window_counts(table.state, (1,), 1, Places.sparse(table.state.base), None)
+    snapshot = counter_windows.SparseSnapshot(counts, None, None)
+    assert np.expm1(snapshot.lookup(keys)[:, 0]).round().tolist() == [1, 6, 3, 3, 4]
     for second in ([4, 1, 0, 5, 4], [9, 1], [0], []):
         asked = np.array(second, np.int64)
         expected = snapshot.lookup(2 << 32 | asked)
         assert snapshot.lookup_of_first(2, asked).tobytes() == expected.tobytes()
     assert snapshot.lookup_of_first(7, np.array([1])).tolist() == [[0.0]]
+
+
+@pytest.mark.parametrize("pairs", [False, True])
+def test_counts_that_moved_on_with_the_clock_are_those_counted_anew(pairs: bool) -> None:
+    rng = np.random.default_rng(0)
+    table, lengths = CountTable(), (1, 7, 30)
+    kept = None
+    for now in range(60):
+        bucket, key = rng.integers(max(now - 5, 0), now + 1, 40), rng.integers(1, 12, 40)
+        table.add(bucket, key << 32 | rng.integers(1, 4, 40) if pairs else key)
+        if now % 9 == 0:
+            table.replace(table.state.merged())
+        if now % 4 == 1:
+            continue  # a bucket in which nobody asked
+        places = (Places.sparse if pairs else Places.dense)(table.state.base)
+        kept = window_counts(table.state, lengths, now, places, kept)
+        merged = table.state.merged()
+        keys = np.concatenate([[0, 5 << 33], np.unique(merged.key)])
+        for row, length in enumerate(lengths):
+            inside = (merged.bucket >= now - length) & (merged.bucket < now)
+            by_hand = [int(merged.count[inside & (merged.key == k)].sum()) for k in keys.tolist()]
+            assert kept.of_keys(keys)[row].tolist() == by_hand
+            assert kept.totals_W[row] == sum(by_hand)
+            if not pairs:
+                assert kept.all_keys(14)[row, keys[2:]].tolist() == by_hand[2:]

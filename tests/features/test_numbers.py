@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from depthrank.features.exact_math import log1p, log2_bucket
+from depthrank.features.exact_math import log1p, log1p_of_count, log2_bucket
 from depthrank.features.numeric_scale import MAX_KNOTS, NumericScale
 from depthrank.features.text_hash import word_id, word_ids
 from depthrank.features.time_of import iso_to_ms, to_ms
@@ -102,3 +102,11 @@ def test_times_come_in_their_units() -> None:
     assert iso_to_ms("1970-01-01") == 0
     assert iso_to_ms("1970-01-01T01:00+01:00") == 0
     assert iso_to_ms("x" * 1_000_000) is None
+
+
+def test_logarithms_of_counts_are_the_same_bits_looked_up_or_not() -> None:
+    low = np.arange(4_096)
+    for count in (low, np.concatenate([low, [4_096, 1 << 40]]), low.astype(np.int32).reshape(64, 64), low[:0]):
+        expected = log1p(count.astype(np.float64))
+        assert log1p_of_count(count).tobytes() == expected.tobytes()
+        assert log1p_of_count(count).shape == count.shape

@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from depthrank.data.shown import gather_ranges
 from depthrank.events import EventLog, HistoryBatch
+from depthrank.features.window_counts import distinct
 
 Int64 = npt.NDArray[np.int64]
 MAX_EVENTS = 50_000_000
@@ -32,7 +33,7 @@ class HistoriesInMemory:
         as_of = np.full(len(names), _END_OF_TIME_MS, dtype=np.int64)
         self.events = log.histories(names, as_of, _ALL, list(actions))
         user_of_event = np.repeat(np.arange(len(names), dtype=np.int64), np.diff(self.events.offsets))
-        self._times = np.unique(self.events.time_ms)
+        self._times = distinct(np.asarray(self.events.time_ms, np.int64))
         self._key = self.keys_of(user_of_event, self.events.time_ms)
         late = self.events.appended_ms > self.events.time_ms
         self._has_late = np.bincount(user_of_event[late], minlength=len(names)) > 0

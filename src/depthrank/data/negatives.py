@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from depthrank.data.examples import Examples, train_item_counts
+from depthrank.features.window_counts import distinct
 from depthrank.schema.dataset import Negatives
 
 Int64 = npt.NDArray[np.int64]
@@ -58,7 +59,7 @@ class NegativeSampler:
         self._code_of_user = {u: i for i, u in enumerate(dict.fromkeys(users), start=1)}
         codes = np.array([self._code_of_user[u] for u in users], dtype=np.int64)
         lengths = examples.offsets[train + 1] - examples.offsets[train]
-        self._seen = np.unique(
+        self._seen = distinct(
             np.repeat(codes, lengths) * self._num_items + examples.item_row[examples.candidates_of(train)]
         )
         mass = self._q[self._seen % self._num_items]

@@ -1,24 +1,26 @@
 """Window counts -> counter features, and the two ways to find the counts.
 
-A *snapshot* holds the features of every key as of one bucket: a gather per request. An *index* answers single
-(key, bucket) questions: for training batches, whose requests lie in many buckets. Both give the same integers, and
-``counter_floats`` works on each row by itself, so both give the same bits.
+A *snapshot* holds what is known of every key as of one bucket: a gather per request (of pairs: a search). An *index*
+answers single (key, bucket) questions: for training batches, whose requests lie in many buckets. Both give the same
+integers, and ``counter_floats`` works on each row by itself, so both give the same bits.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
-from depthrank.features.count_table import Counts, TableState
-from depthrank.features.exact_math import log1p
+from depthrank.features.count_table import Counts
+from depthrank.features.exact_math import log1p_of_count
+from depthrank.features.window_counts import WindowCounts, distinct, find
 
 Int64 = NDArray[np.int64]
 Float32 = NDArray[np.float32]
 _MAX_RATE = 100.0
 _MAX_DENSE = 65_536  # second keys below this are looked up in an array: several times faster than searching
+_MOST_FIRST = 4_096  # users whose pairs a snapshot keeps ready
 
 
 @dataclass(frozen=True)
@@ -41,7 +43,7 @@ def counter_floats(
     g, the global rate, is total / per total of the same window (0 where nothing happened), and a key without any
     ``per`` event and without prior has it too. Totals broadcast to N.
     """
-    parts = [log1p(counts_WN.astype(np.float64))]
+    parts = [log1p_of_count(counts_WN)]
     if prior is not None:
         assert per_WN is not None and per_totals_WN is not None
         overall = totals_WN / np.maximum(per_totals_WN, 1)
@@ -65,72 +67,62 @@ class DenseSnapshot:
 
 @dataclass(frozen=True, eq=False)
 class SparseSnapshot:
-    """``keys`` int64 [P] ascending; ``floats`` float32 [P + 1, F], row 0 a key without events, row i + 1 key i."""
+    """Counts of packed pairs of codes; features are made of the keys that a request asks for, and kept by first key."""
 
-    keys: Int64
-    floats: Float32
+    counts: WindowCounts
+    per: WindowCounts | None
+    prior: float | None
+    _of_first: dict[int, tuple[Int64, Float32]] = field(default_factory=dict)
 
     def lookup(self, keys: Int64) -> Float32:
-        return self.floats.take(_find(self.keys, keys), axis=0)
+        per_WN = self.per.of_keys(keys) if self.per is not None else None
+        return _floats(self.counts.of_keys(keys), per_WN, self.counts, self.per, self.prior)
 
     def lookup_of_first(self, first: int, second: Int64) -> Float32:
-        """Pairs with one first key: only that key's stretch is searched, or laid out by low second keys."""
-        start, stop = self.keys.searchsorted([first << 32, (first + 1) << 32])
-        stretch = self.keys[start:stop] - (first << 32)
+        """Pairs with one first key: features of all that it was counted with, then searched or laid out by low second
+        keys."""
+        kept = self._of_first.get(first)
+        if kept is None:
+            if len(self._of_first) >= _MOST_FIRST:
+                self._of_first.clear()
+            kept = self._of_first[first] = self._stretch(first)
+        stretch, floats = kept
         highest = int(second.max(initial=0))
         if highest < _MAX_DENSE:
             stretch = stretch[: stretch.searchsorted(highest, side="right")]
             row_of = np.zeros(highest + 1, np.int64)
-            row_of[stretch] = np.arange(start + 1, start + 1 + len(stretch))
-            return self.floats.take(row_of.take(second), axis=0)
-        found = _find(stretch, second)
-        return self.floats.take(np.where(found > 0, found + start, 0), axis=0)
+            row_of[stretch] = np.arange(1, 1 + len(stretch))
+            return floats.take(row_of.take(second), axis=0)
+        return floats.take(find(stretch, second), axis=0)
+
+    def _stretch(self, first: int) -> tuple[Int64, Float32]:
+        """The second keys n that were counted with ``first``, ascending, and float32 [n + 1, F]: features of a key
+        without events, then theirs."""
+        begin, stop = first << 32, (first + 1) << 32
+        found = [counts.between(begin, stop) if counts is not None else [] for counts in (self.counts, self.per)]
+        keys = distinct(np.concatenate([np.zeros(0, np.int64), *(keys for parts in found for keys, _ in parts)]))
+        counts_WN, per_WN = np.zeros((2, len(self.counts.base_WP), 1 + len(keys)), np.int64)
+        for out_WN, parts in zip((counts_WN, per_WN), found, strict=True):
+            for part_keys, part_WN in parts:
+                out_WN[:, 1 + keys.searchsorted(part_keys)] += part_WN
+        per = per_WN if self.per is not None else None
+        return keys - begin, _floats(counts_WN, per, self.counts, self.per, self.prior)
 
 
 Snapshot = DenseSnapshot | SparseSnapshot
 
 
-def _find(sorted_keys: Int64, keys: Int64) -> Int64:
-    """Place + 1 of each key, 0 where it is absent."""
-    if not len(sorted_keys):
-        return np.zeros(len(keys), np.int64)
-    place = np.minimum(np.searchsorted(sorted_keys, keys), len(sorted_keys) - 1)
-    return np.where(sorted_keys[place] == keys, place + 1, 0)
+def dense_snapshot(counts: WindowCounts, per: WindowCounts | None, prior: float | None, num_keys: int) -> DenseSnapshot:
+    """Features of key codes 0..num_keys - 1."""
+    per_WK = per.all_keys(num_keys) if per is not None else None
+    return DenseSnapshot(_floats(counts.all_keys(num_keys), per_WK, counts, per, prior))
 
 
-def dense_snapshot(
-    table: TableState, per: TableState | None, windows: Windows, bucket: int, num_keys: int
-) -> DenseSnapshot:
-    """Features of key codes 0..num_keys - 1 as of ``bucket``."""
-
-    def counts(state: TableState) -> tuple[Int64, Int64]:
-        found = [state.window(bucket - length, bucket) for length in windows.lengths]
-        # Code 0 is no key: nothing is counted under it.
-        dense = [np.bincount(k, c, num_keys)[:num_keys].astype(np.int64) for k, c in found]
-        return np.stack(dense), np.array([[c.sum()] for _, c in found], np.int64)
-
-    return DenseSnapshot(_floats(counts, table, per, windows))
-
-
-def sparse_snapshot(table: TableState, per: TableState | None, windows: Windows, bucket: int) -> SparseSnapshot:
-    """Features of every key with an event in a window as of ``bucket``."""
-    longest = max(windows.lengths)
-    states = [state for state in (table, per) if state is not None]
-    keys = np.unique(np.concatenate([state.window(bucket - longest, bucket)[0] for state in states]))
-
-    def counts(state: TableState) -> tuple[Int64, Int64]:
-        found = [state.window(bucket - length, bucket) for length in windows.lengths]
-        places = [np.bincount(np.searchsorted(keys, k) + 1, c, len(keys) + 1).astype(np.int64) for k, c in found]
-        return np.stack(places), np.array([[c.sum()] for _, c in found], np.int64)
-
-    return SparseSnapshot(keys, _floats(counts, table, per, windows))
-
-
-def _floats(counts: object, table: TableState, per: TableState | None, windows: Windows) -> Float32:
-    assert callable(counts)
-    of_key, totals = counts(table)
-    per_key, per_totals = counts(per) if per is not None else (None, None)
-    return counter_floats(of_key, per_key, totals, per_totals, windows.prior)
+def _floats(
+    counts_WN: Int64, per_WN: Int64 | None, counts: WindowCounts, per: WindowCounts | None, prior: float | None
+) -> Float32:
+    per_totals = per.totals_W[:, None] if per is not None else None
+    return counter_floats(counts_WN, per_WN, counts.totals_W[:, None], per_totals, prior)
 
 
 class CountIndex:
@@ -148,7 +140,7 @@ class CountIndex:
 
     def count(self, keys: Int64, first: Int64, stop: Int64) -> Int64:
         """Events of each key with first <= bucket < stop, int64 [n]."""
-        found = _find(self._keys, keys)
+        found = find(self._keys, keys)
         row = (found - 1) * self._stride
         after = self._running[np.searchsorted(self._place, row + np.searchsorted(self._buckets, stop))]
         before = self._running[np.searchsorted(self._place, row + np.searchsorted(self._buckets, first))]

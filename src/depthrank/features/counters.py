@@ -19,13 +19,14 @@ from numpy.typing import NDArray
 from depthrank.catalogue import Catalogue
 from depthrank.errors import FieldProblem, SpecError
 from depthrank.events import EventBatch
-from depthrank.features.count_table import CountTable
+from depthrank.features.count_table import Counts, CountTable, TableState
 from depthrank.features.counter_files import SavedCounters, load_counters, save_counters
 from depthrank.features.counter_keys import KeyDictionary, RowKeys
 from depthrank.features.counter_plan import CounterFeature, KeyPart, TableKey, counter_features
 from depthrank.features.counter_query import CounterQuery
-from depthrank.features.counter_windows import CountIndex, Snapshot, dense_snapshot, sparse_snapshot
+from depthrank.features.counter_windows import CountIndex, Snapshot, SparseSnapshot, dense_snapshot
 from depthrank.features.snapshot_cache import SnapshotCache
+from depthrank.features.window_counts import Places, WindowCounts, window_counts
 from depthrank.schema import Spec
 
 Int64 = NDArray[np.int64]
@@ -55,6 +56,8 @@ class Counters:
         self.log_position = -1
         self._snapshots = {bucket_ms: SnapshotCache() for bucket_ms in {key.bucket_ms for key in tables}}
         self._indexes: dict[TableKey, tuple[object, CountIndex]] = {}
+        self._places: dict[TableKey, tuple[Counts, Places]] = {}
+        self._last: dict[tuple[TableKey, tuple[int, ...]], tuple[TableState, WindowCounts]] = {}
         self._write_lock = threading.Lock()
 
     @classmethod
@@ -102,6 +105,8 @@ class Counters:
             rows = np.flatnonzero(counted)
             if len(rows):
                 table.add(arrived_ms[rows] // key.bucket_ms, pack([codes[part][rows] for part in key.parts]))
+                if key in self._places:  # a new base is ordered here, not in the first request of a bucket
+                    self._places_of(key, table.state.base)
         for bucket_ms, snapshots in self._snapshots.items():
             snapshots.arrived(int(arrived_ms.min()) // bucket_ms)
 
@@ -124,14 +129,34 @@ class Counters:
         """The features of every key as of ``bucket``."""
 
         def build() -> Snapshot:
-            per = self.tables[feature.per].state if feature.per else None
-            table = self.tables[feature.table].state
+            windows = feature.windows
+            counts = self._window_counts(feature.table, windows.lengths, bucket)
+            per = self._window_counts(feature.per, windows.lengths, bucket) if feature.per else None
             if len(feature.parts) == 1:
                 num_keys = len(self.keys[feature.parts[0]].dictionary)
-                return dense_snapshot(table, per, feature.windows, bucket, num_keys)
-            return sparse_snapshot(table, per, feature.windows, bucket)
+                return dense_snapshot(counts, per, windows.prior, num_keys)
+            return SparseSnapshot(counts, per, windows.prior)
 
         return self._snapshots[feature.table.bucket_ms].get(feature.name, bucket, build)
+
+    def _window_counts(self, key: TableKey, lengths: tuple[int, ...], bucket: int) -> WindowCounts:
+        """Counts as of ``bucket``, made of the last ones that were asked for; features share them."""
+        state = self.tables[key].state
+        last = self._last.get((key, lengths))
+        if last is not None and last[0] is state and last[1].bucket == bucket:
+            return last[1]
+        places = self._places_of(key, state.base)
+        found = window_counts(state, lengths, bucket, places, last[1] if last is not None else None)
+        if last is None or last[1].bucket <= bucket:
+            self._last[key, lengths] = (state, found)
+        return found
+
+    def _places_of(self, key: TableKey, base: Counts) -> Places:
+        kept = self._places.get(key)
+        if kept is None or kept[0] is not base:
+            of_base = Places.dense if len(key.parts) == 1 else Places.sparse
+            kept = self._places[key] = (base, of_base(base))
+        return kept[1]
 
     def index(self, key: TableKey) -> CountIndex:
         """The index of a table's present events, kept until the next one arrives."""
@@ -171,7 +196,8 @@ class Counters:
                     merged = table.state.merged()
                     of_user = merged.key if len(key.parts) == 1 else merged.key >> 32
                     removed += table.forget(of_user == code, merged)
-            self._indexes.clear()
+            for kept in (self._indexes, self._places, self._last):
+                kept.clear()
             for snapshots in self._snapshots.values():
                 snapshots.clear()
             return removed

@@ -34,6 +34,16 @@ def log1p(x: NDArray[np.float64]) -> NDArray[np.float64]:
     return series
 
 
+_OF_COUNT = log1p(np.arange(4_096, dtype=np.float64))
+
+
+def log1p_of_count(count: NDArray[np.integer]) -> NDArray[np.float64]:
+    """The same bits as ``log1p`` for whole numbers >= 0; low ones are looked up."""
+    if int(count.max(initial=0)) < len(_OF_COUNT):
+        return _OF_COUNT.take(count)
+    return log1p(count.astype(np.float64))
+
+
 def log2_bucket(milliseconds: NDArray[np.int64]) -> NDArray[np.int32]:
     """0 below one second (and below zero), else floor(log2(seconds)) + 1, at most 31; int32."""
     seconds = np.maximum(milliseconds, 0) // 1_000

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from depthrank.features.exact_math import log1p
+from depthrank.features.exact_math import log1p_of_count
 from depthrank.features.layout import EncodedHistory
 
 FLOATS_AN_ACTION = 4
@@ -32,7 +32,7 @@ def count_floats(history: EncodedHistory, action_bits: Sequence[int]) -> NDArray
     """float32 [R, 4 A + 1]; ``action_bits``: the bit mask of each of A actions."""
     length = history.length.astype(np.int64)
     out = np.zeros((len(length), num_count_floats(len(action_bits))), np.float32)
-    out[:, -1] = log1p(length.astype(np.float64))
+    out[:, -1] = log1p_of_count(length)
     if not history.rows.shape[1]:
         return out
     inside = np.arange(history.rows.shape[1]) < length[:, None]
@@ -42,7 +42,7 @@ def count_floats(history: EncodedHistory, action_bits: Sequence[int]) -> NDArray
         newest = np.where(count > 0, took.shape[1] - 1 - took[:, ::-1].argmax(axis=1), 0)
         age = np.take_along_axis(history.ages, newest[:, None], axis=1)[:, 0]
         parts = (
-            log1p(count.astype(np.float64)),
+            log1p_of_count(count),
             count / np.maximum(length, 1),
             1.0 / np.maximum(length - newest, 1),
             1.0 - age / _AGE_BUCKETS,

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from depthrank.catalogue import Catalogue, NumberColumn, TextColumn
-from depthrank.features.exact_math import log1p
+from depthrank.features.exact_math import log1p, log1p_of_count
 from depthrank.features.layout import EncodedHistory
 
 Int64 = NDArray[np.int64]
@@ -97,7 +97,7 @@ def _of_pairs(
     request, place = request[newest], place[newest]
     since = history.length[request] - 1 - place
     age = history.ages[request, place]
-    parts = (log1p(count.astype(np.float64)), 1.0 / (1.0 + since), 1.0 - age / _AGE_BUCKETS)
+    parts = (log1p_of_count(count), 1.0 / (1.0 + since), 1.0 - age / _AGE_BUCKETS)
     return key[newest], np.stack(parts, axis=1).astype(np.float32)
 
 

@@ -15,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 
 from depthrank.data import Batch
+from depthrank.features.window_counts import distinct
 from depthrank.model.transitions import BEFORE_LAGS, FIRST_KNOWN, NUM_KINDS, SOON_LAGS, Transitions, recent_codes
 from depthrank.training.batch_inputs import ItemColumns, Sequences
 
@@ -80,7 +81,7 @@ def _fill_(transitions: Transitions, counted: list[tuple[Int64, Int64]]) -> None
         out_VG[:, kind] = np.bincount(keys // num_items, weights=counts, minlength=num_items)
         into_VG[:, kind] = np.bincount(keys % num_items, weights=counts, minlength=num_items)
     share_VG = into_VG / np.maximum(into_VG.sum(axis=0), 1.0)
-    keys_E = np.unique(np.concatenate([keys for keys, _ in counted]))
+    keys_E = distinct(np.concatenate([keys for keys, _ in counted]))
     count_EG = np.zeros((len(keys_E), NUM_KINDS), np.float32)
     for kind, (keys, counts) in enumerate(counted):
         count_EG[np.searchsorted(keys_E, keys), kind] = counts
