@@ -50,6 +50,30 @@ def test_shared_by_request_equals_the_formula_of_the_paper(
     torch.testing.assert_close(cross.shared(candidate_NC, request_RU, request_N), expected)
     torch.testing.assert_close(cross.pair_by_pair(whole), expected)
     torch.testing.assert_close(cross(candidate_NC, request_RU, request_N), expected)
+    cross.eval().prepare_to_serve()
+    assert cross.served is not None
+    for request in range(len(counts)):
+        own = request_N == request
+        with torch.no_grad():
+            assert cross.served.is_of(cross)
+            found = cross(candidate_NC[own], request_RU[request : request + 1], request_N[own] * 0)
+        torch.testing.assert_close(found, expected[own])
+
+
+def test_what_was_prepared_is_not_used_with_other_weights() -> None:
+    cross = network(4, 3, 2, seed=1).eval()
+    cross.prepare_to_serve()
+    assert cross.served is not None and not cross.served.is_of(cross), "gradients are wanted"
+    assert set(cross.state_dict()) == set(network(4, 3, 2, seed=1).state_dict())
+    inputs = torch.ones(2, 3).double(), torch.ones(1, 4).double(), torch.zeros(2, dtype=torch.int64)
+    other = network(4, 3, 2, seed=2).eval()
+    cross.load_state_dict(other.state_dict(), assign=True)
+    with torch.no_grad():
+        assert not cross.served.is_of(cross)
+        torch.testing.assert_close(cross(*inputs), other(*inputs))
+    cross.prepare_to_serve()
+    cross.train()
+    assert cross.served is None
 
 
 def test_gradients_are_those_of_the_pairwise_form() -> None:

@@ -20,6 +20,7 @@ from depthrank.artifact.uninitialised import Uninitialised
 from depthrank.errors import ArtifactError
 from depthrank.model import ElasticRanker, ForeignLevel, ModelConfig
 from depthrank.model.config import SideConfig
+from depthrank.model.cross import CrossNetwork
 from depthrank.model.feature_tokens import FeatureTokens
 from depthrank.tables import (
     FusedTable,
@@ -79,7 +80,11 @@ def load_weights(config: ModelConfig, folder: Path) -> ElasticRanker:
         _features(model, side).table = ServedTable(slots, config.table_width, source)
     model.load_state_dict(state, strict=True, assign=True)
     _check_directories(folder, model)
-    return model.requires_grad_(False).eval()
+    model.requires_grad_(False).eval()
+    for module in model.modules():
+        if isinstance(module, CrossNetwork):
+            module.prepare_to_serve()
+    return model
 
 
 def table_path(folder: Path, side: str) -> Path:

@@ -35,11 +35,13 @@ def set_torch_threads(threads: int | None = None) -> int:
     os.environ.setdefault("LRU_CACHE_CAPACITY", str(KERNELS_KEPT_TWICE))
     import torch
 
+    from depthrank.precision.product_mode import choose_products
+
     keep_freed_memory()
 
     number = threads or usable_cores()
     torch.set_num_threads(number)
-    torch.set_float32_matmul_precision("medium")
+    choose_products()
     return number
 
 

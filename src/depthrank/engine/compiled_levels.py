@@ -38,7 +38,7 @@ from depthrank.precision import LayerChoice, layers_of
 from depthrank.precision.compilable import compilable
 from depthrank.precision.in_formats import replaced
 
-VERSION = 3  # of the exported graphs: another one compiles again
+VERSION = 4  # of the exported graphs: another one compiles again
 TRIED = ((5, 3), (40, 17))  # candidates and positions at which compiled and eager must agree
 MOST_CANDIDATES = 1 << 16
 TOLERANCE = 0.03  # relative; where eager itself is farther from fp32 than this, twice as far as eager is

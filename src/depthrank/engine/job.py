@@ -26,6 +26,7 @@ from depthrank.engine.user_side import UserSide, encode_user
 from depthrank.engine.valuation import Valuation
 from depthrank.features import Encoded, EncodedHistory
 from depthrank.model import CandidateInputs, ItemSide, RequestState, UserState, candidate_inputs, request_inputs
+from depthrank.precision.product_mode import products_of
 from depthrank.schema import RankedItem, Request
 from depthrank.schema.request import Spent
 
@@ -111,7 +112,8 @@ class Job:
         read = rows if state is None or model.config.keeps_item_columns else rows[:, :0]
         items = self.snapshot.side(read.ravel().astype(np.int64))
         place = np.arange(read.size).reshape(read.shape) if read.size else rows
-        return model.begin(request_inputs(request, history, place), items, state=state)
+        with products_of(len(history.rows) if state is not None else history.rows.size, model.config.width):
+            return model.begin(request_inputs(request, history, place), items, state=state)
 
     def steps(self, pace: Pace, choose: Choose) -> Generator[Piece, Refined | None, Scores]:
         """Level 0 for all, then deeper levels as ``choose`` says; nothing starts after the deadline."""

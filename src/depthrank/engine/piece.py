@@ -16,6 +16,7 @@ from torch import Tensor
 
 from depthrank.engine.pace import Pace
 from depthrank.model import CandidateLayout, CandidateState, ElasticRanker, RequestState
+from depthrank.precision.product_mode import products_of
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,4 +51,5 @@ class Piece:
         """This piece by itself."""
         request_N = torch.zeros(self.candidates, dtype=torch.int64)
         layout = CandidateLayout(request_N, 1)
-        return Refined(*self.model.refine(self.level, self.seen, self.begun, request_N, self.before_NK, layout))
+        with products_of(self.candidates, self.model.config.level_width(self.level)):
+            return Refined(*self.model.refine(self.level, self.seen, self.begun, request_N, self.before_NK, layout))

@@ -27,6 +27,7 @@ from depthrank.engine.piece import Piece, Refined
 from depthrank.engine.timings import Timings
 from depthrank.engine.valuation import Valuation
 from depthrank.model import CandidateState, ElasticRanker, RequestState
+from depthrank.precision.product_mode import products_of
 from depthrank.routing.cost_rates import MOST_IN_CALL
 
 ROUTER_CHUNK_WITH_DEADLINE = 8_192
@@ -122,7 +123,8 @@ class PlanRun:
         while done < n and self.pace.may_start():
             rows = np.arange(done, min(done + chunk, n))
             with self.pace.chunk("level0", rows.size):
-                logits.append(self.model.route(self.seen, *self.items.for_router(filled(rows)))[: rows.size])
+                with products_of(rows.size, self.model.config.width):
+                    logits.append(self.model.route(self.seen, *self.items.for_router(filled(rows)))[: rows.size])
                 bad += self._publish(0, scores, rows, logits[-1])
             done += rows.size
         if bad:
@@ -147,7 +149,11 @@ class PlanRun:
             rows = survivors[done : done + self._chunk(level)]
             here = torch.from_numpy(filled(np.arange(done, done + rows.size)))
             with self.pace.chunk(f"level{level}", rows.size) as own:
-                begun = self.items.start(filled(rows)) if state is None else state.select(here)
+                if state is None:
+                    with products_of(rows.size, self.model.config.width):
+                        begun = self.items.start(filled(rows))
+                else:
+                    begun = state.select(here)
                 asked_s = self.pace.thread_s()
                 refined = yield Piece(
                     self.model, level, self.seen, begun, logits_NK[here], self.history_length, self.pace
@@ -176,7 +182,8 @@ class PlanRun:
         state, wanted = self.seen.view.state, self.model.encoder_depth(level)
         warm = state.depth >= wanted
         while state.depth < wanted and self.pace.may_start():
-            with self.pace.chunk(f"level{level}", 0):
+            rows, width = state.num_positions, self.model.config.width
+            with self.pace.chunk(f"level{level}", 0), products_of(rows, width):
                 self.model.encoder.deepen_(state, state.depth + 1)
         return warm
 

@@ -30,6 +30,7 @@ from depthrank.engine.piece import Piece, Refined
 from depthrank.model import CandidateLayout, CandidateState, ElasticRanker, RequestState
 from depthrank.model.expert import RequestView
 from depthrank.model.user_encoder import UserState
+from depthrank.precision.product_mode import products_of
 from depthrank.routing import CostRates
 
 MOST_CANDIDATES = 1_024
@@ -115,7 +116,8 @@ def refine_together(
     begun = begun if len(index) == sum(sizes) else begun.select(index)
     before_NK = torch.cat([piece.before_NK for piece in pieces])[index]
     layout = CandidateLayout(request_N, len(pieces))
-    logits_NK, after = first.model.refine(first.level, seen, begun, request_N, before_NK, layout)
+    with products_of(len(index), first.model.config.level_width(first.level)):
+        logits_NK, after = first.model.refine(first.level, seen, begun, request_N, before_NK, layout)
     took_ms = (thread_s() - started_s) * 1e3
     factors.learn(first.level, sum(sizes), expected.ideal_ms, took_ms)
     told = {"level": first.level, "requests": len(pieces), "candidates": sizes, "predicted_ms": expected.shared_ms}

@@ -19,6 +19,7 @@ from depthrank.engine.overlay_ages import StateAges
 from depthrank.engine.user_states import EncodedUser, HistoryTokens, Key, UserStates, Warmth
 from depthrank.features import EncodedHistory
 from depthrank.model import ElasticRanker, UserState
+from depthrank.precision.product_mode import products_of
 
 
 @dataclass(frozen=True)
@@ -121,8 +122,10 @@ def _until(differs_L: NDArray[np.bool_]) -> int:
 
 
 def _fresh(model: ElasticRanker, tokens: HistoryTokens, items: ItemSnapshot, sequence: int) -> EncodedUser:
-    state = model.encoder.start(*_encoder_inputs(model, tokens, 0, items))
-    state = model.encoder.deepen_(state, model.config.router_layers)
+    inputs = _encoder_inputs(model, tokens, 0, items)
+    with products_of(inputs[0].shape[1], model.config.width):
+        state = model.encoder.start(*inputs)
+        state = model.encoder.deepen_(state, model.config.router_layers)
     return EncodedUser(tokens, state, items.version, sequence, items.version)
 
 
@@ -134,7 +137,8 @@ def _extended(
     else:
         new = _encoder_inputs(model, tokens, kept, items)
         state = held.state.prefix(kept + 1)  # the start token
-        state = model.encoder.extend(state, *new) if new[0].shape[1] else state
+        with products_of(new[0].shape[1], model.config.width):
+            state = model.encoder.extend(state, *new) if new[0].shape[1] else state
     return replace(held, tokens=tokens, state=state, item_version=items.version)
 
 

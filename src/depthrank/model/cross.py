@@ -14,6 +14,10 @@ layer l, K tasks.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from itertools import accumulate
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -29,13 +33,26 @@ class CrossNetwork(nn.Module):
         self.up = nn.ParameterList(_uniform(num_in, rank, rank**-0.5) for _ in range(layers))
         self.bias = nn.ParameterList(nn.Parameter(torch.zeros(num_in)) for _ in range(layers))
         self.head = nn.Parameter(torch.zeros(num_out, num_in))
+        self.served: ServedCross | None = None
 
     def forward(self, candidate_NC: Tensor, request_RU: Tensor, request_of_candidate_N: Tensor) -> Tensor:
         """Logits to add, [N, K]. M_l costs what about k J / 2 candidates cost: with fewer a request, rows are whole."""
+        if request_RU.shape[0] == 1 and self.served is not None and self.served.is_of(self):
+            return self.served(candidate_NC, request_RU)  # type: ignore[no-any-return]
         worth_sharing = self.down[0].shape[0] * request_RU.shape[0]
         if request_RU.shape[0] > 1 and candidate_NC.shape[0] < worth_sharing:
             return self.pair_by_pair(torch.cat((request_RU[request_of_candidate_N], candidate_NC), dim=1))
         return self.shared(candidate_NC, request_RU, request_of_candidate_N)
+
+    def prepare_to_serve(self) -> None:
+        """Lay the weights out as one request reads them. They must not be written to afterwards but by training."""
+        self.served = ServedCross(self)
+
+    def train(self, mode: bool = True) -> CrossNetwork:
+        """As usual; training forgets what was prepared."""
+        if mode:
+            self.served = None
+        return super().train(mode)
 
     def pair_by_pair(self, x_NX: Tensor) -> Tensor:
         """Logits of whole rows [request inputs; candidate inputs]."""
@@ -70,6 +87,73 @@ class CrossNetwork(nn.Module):
         if request_RU.shape[0] == 1:
             return known_NJ @ matrix_RkJ[0].T
         return torch.bmm(matrix_RkJ[request_of_candidate_N], known_NJ.unsqueeze(2)).squeeze(2)
+
+
+class ServedCross(nn.Module):
+    """The same for one request, in a third of the operations: its half of every layer is one product ``(V * u) G``.
+
+    V are the rows of all ``down`` and of the head; G has the gates that u meets: one column a layer for the biases
+    before it, then all ``up``. Some products that no layer asks for are computed too; with few candidates it is the
+    number of operations that takes the time (docs/log.md).
+    """
+
+    down_HU: Tensor
+    gate_UG: Tensor
+    up_IC: Tensor
+
+    def __init__(self, cross: CrossNetwork) -> None:
+        super().__init__()
+        u, self.num_layers, self.rank = cross.num_request, len(cross.down), cross.down[0].shape[0]
+        self.weights = _places(cross)
+        with torch.no_grad():
+            downs = [*cross.down, cross.head]
+            ones = torch.ones_like(cross.head[0])
+            first_LX = torch.stack(list(accumulate((ones, *cross.bias), torch.add)))
+            up_IX = torch.cat([up.T for up in cross.up])
+            self._keep("down_HU", torch.cat([down[:, :u] for down in downs]))
+            self._keep("gate_UG", torch.cat((first_LX, up_IX))[:, :u].T)
+            self._keep("up_IC", up_IX[:, u:])
+            for layer, down in enumerate(downs):
+                self._keep(f"down_{layer}", down[:, u:])
+                self._keep(f"first_{layer}", first_LX[layer, u:])
+
+    def _keep(self, name: str, tensor: Tensor) -> None:
+        self.register_buffer(name, tensor.detach().clone(memory_format=torch.contiguous_format), persistent=False)
+
+    def is_of(self, cross: CrossNetwork) -> bool:
+        """Whether these are still the network's weights, and nobody wants their gradients."""
+        if torch.compiler.is_exporting():
+            return True
+        return not torch.is_grad_enabled() and self.weights == _places(cross)
+
+    def forward(self, candidate_NC: Tensor, request_1U: Tensor) -> Tensor:
+        """[N, C] and [1, U] -> logits to add, [N, K]."""
+        first, rank = self.num_layers + 1, self.rank
+        request_HG = (self.down_HU * request_1U) @ self.gate_UG
+        x_NC, known_NI = candidate_NC, candidate_NC[:, :0]
+        for layer in range(first):
+            own_kG = (
+                request_HG[layer * rank :] if layer == self.num_layers else request_HG.narrow(0, layer * rank, rank)
+            )
+            h_Nk = torch.addmm(own_kG[:, layer], x_NC, self._of(f"down_{layer}").T)
+            if layer:
+                h_Nk = torch.addmm(h_Nk, known_NI, own_kG.narrow(1, first, layer * rank).T)
+            if layer == self.num_layers:
+                break
+            known_NI = torch.cat((known_NI, h_Nk), dim=1) if layer else h_Nk
+            up_IC = self.up_IC.narrow(0, 0, (layer + 1) * rank)
+            x_NC = candidate_NC * torch.addmm(self._of(f"first_{layer + 1}"), known_NI, up_IC)
+        return h_Nk
+
+    def _of(self, name: str) -> Tensor:
+        found: Any = getattr(self, name)
+        assert isinstance(found, Tensor)
+        return found
+
+
+def _places(cross: CrossNetwork) -> Sequence[int]:
+    """Where the weights lie: others lie elsewhere."""
+    return [p.data_ptr() for p in cross.parameters(recurse=True)]
 
 
 def _uniform(rows: int, columns: int, bound: float) -> nn.Parameter:

@@ -22,6 +22,7 @@ from depthrank.artifact import read_delta, read_manifest
 from depthrank.engine.ranker import Ranker
 from depthrank.errors import ArtifactError, LogError
 from depthrank.events import EventLog, open_log
+from depthrank.precision.product_mode import choose_products
 from depthrank.schema.ask import Ask
 from depthrank.server.workers.faults import fault_of
 from depthrank.server.workers.messages import (
@@ -233,7 +234,7 @@ def main(file_descriptor: int, parent: int, threads: int, by_signal: bool) -> No
     import torch  # loaded by the imports above; its threads are set before it works
 
     torch.set_num_threads(threads)
-    torch.set_float32_matmul_precision("medium")
+    choose_products()
     with socket.socket(fileno=file_descriptor) as connection:
         connection.setblocking(True)
         engine = Engine(connection)

@@ -1,0 +1,43 @@
+"""Which library computes a call's fp32 products: oneDNN where there are many rows, the BLAS where there are few.
+
+With ``torch.set_float32_matmul_precision("medium")`` products go through oneDNN, which is the faster one for a thousand
+candidates, but pays 12 to 17 us a product to prepare it, and three times as much where the caches are cold; a level
+over the 32 candidates that are left is some thirty products of 5 to 20 us each (docs/log.md). The setting is one of the
+process: another thread may change it in the middle of a call, which costs time, and moves scores by rounding alone.
+"""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager
+from types import TracebackType
+
+import torch
+
+MOST_WORK = 1 << 21  # rows x width x width up to which the BLAS is the faster one
+_many: str | None = None
+
+
+def choose_products() -> None:
+    """From now on fp32 products of this process may run in faster formats, and ``products_of`` chooses the library."""
+    global _many
+    _many = "medium"
+    torch.set_float32_matmul_precision(_many)
+
+
+class products_of(AbstractContextManager[None]):
+    """Within: calls over so many rows of a model of this width. Nothing where ``choose_products`` was not called."""
+
+    __slots__ = ("_few",)
+
+    def __init__(self, rows: int, width: int) -> None:
+        self._few = rows * width * width <= MOST_WORK
+
+    def __enter__(self) -> None:
+        if self._few and _many is not None:
+            torch.set_float32_matmul_precision("highest")
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._few and _many is not None:
+            torch.set_float32_matmul_precision(_many)

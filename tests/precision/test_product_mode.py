@@ -1,0 +1,40 @@
+"""Which library computes products: chosen by rows and width, only where a command asked for it, and set back after."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+
+from depthrank.precision import product_mode
+from depthrank.precision.product_mode import MOST_WORK, choose_products, products_of
+
+
+@pytest.fixture(autouse=True)
+def _as_before(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    before = torch.get_float32_matmul_precision()
+    monkeypatch.setattr(product_mode, "_many", None)
+    yield
+    torch.set_float32_matmul_precision(before)
+
+
+def test_a_program_that_chose_nothing_keeps_its_own_setting() -> None:
+    for own in ("highest", "high", "medium"):
+        torch.set_float32_matmul_precision(own)
+        with products_of(1, 8):
+            assert torch.get_float32_matmul_precision() == own
+        assert torch.get_float32_matmul_precision() == own
+
+
+def test_few_rows_go_to_the_blas_and_the_setting_comes_back() -> None:
+    choose_products()
+    assert torch.get_float32_matmul_precision() == "medium"
+    with products_of(MOST_WORK // 64**2, 64):
+        assert torch.get_float32_matmul_precision() == "highest"
+    assert torch.get_float32_matmul_precision() == "medium"
+    with products_of(MOST_WORK // 64**2 + 1, 64):
+        assert torch.get_float32_matmul_precision() == "medium"
+    with pytest.raises(RuntimeError, match="in the middle"), products_of(1, 8):
+        raise RuntimeError("in the middle")
+    assert torch.get_float32_matmul_precision() == "medium"
