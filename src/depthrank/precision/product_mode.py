@@ -1,9 +1,10 @@
 """Which library computes a call's fp32 products: oneDNN where there are many rows, the BLAS where there are few.
 
 With ``torch.set_float32_matmul_precision("medium")`` products go through oneDNN, which is the faster one for a thousand
-candidates, but pays 12 to 17 us a product to prepare it, and three times as much where the caches are cold; a level
-over the 32 candidates that are left is some thirty products of 5 to 20 us each (docs/log.md). The setting is one of the
-process: another thread may change it in the middle of a call, which costs time, and moves scores by rounding alone.
+candidates, but pays 10 to 20 us a product to prepare it, and 60 to 100 where the caches are cold, as in a request; a
+level over the 32 candidates that are left is some thirty products of 5 to 30 us each (docs/decisions/0043). The setting
+is one of the process: another thread may change it in the middle of a call, which costs time, and moves scores by
+rounding alone.
 """
 
 from __future__ import annotations

@@ -15,6 +15,7 @@ import torch
 
 from depthrank.model import CandidateLayout, RequestState, level_flops
 from depthrank.model.config import ModelConfig
+from depthrank.precision.product_mode import products_of
 from depthrank.routing import USER, CostModel
 from depthrank.training.replay_requests import FullDepth, OneRequest
 
@@ -86,7 +87,7 @@ def _observe(full: FullDepth, one: OneRequest, costs: _Recorder, clock_s: Callab
             _levels(full, one, costs, clock_s, model.begin(one.request, full.items), logits_NK[:width], (False,))
             model.encoder.deepen_(seen.view.state, model.config.encoder_layers)
         _levels(full, one, costs, clock_s, seen, logits_NK[:width], (True,) if deepens else (False, True))
-    with _timed(costs, USER, 0, 0, clock_s, (True,)):
+    with _timed(costs, USER, 0, 0, clock_s, (True,)), products_of(1, model.config.width):
         model.begin(one.request, full.items, state=seen.view.state)
 
 
@@ -105,11 +106,13 @@ def _levels(
     for level in range(1, full.model.config.num_levels):
         with _timed(costs, level, width, one.history_length, clock_s, warm):
             chosen = one.candidates.select(index)
-            state = full.model.start(full.items, chosen) if state is None else state
+            with products_of(width, full.model.config.width):
+                state = full.model.start(full.items, chosen) if state is None else state
             request_N = chosen.request_of_candidate_N
-            logits_NK, state = full.model.refine(
-                level, seen, state, request_N, logits_NK, CandidateLayout(request_N, 1)
-            )
+            with products_of(width, full.model.config.level_width(level)):
+                logits_NK, state = full.model.refine(
+                    level, seen, state, request_N, logits_NK, CandidateLayout(request_N, 1)
+                )
             full.model.probabilities(level, logits_NK).numpy()
 
 

@@ -26,6 +26,7 @@ from depthrank.precision import AttentionLayer, Format, LayerChoice, Peaks, in_f
 from depthrank.precision.in_formats import replaced
 from depthrank.precision.observed import Seen, observed
 from depthrank.precision.peaks import best_seconds
+from depthrank.precision.product_mode import products_of
 from depthrank.training.replay_requests import FullDepth, OneRequest
 
 Shape = tuple[int, ...]
@@ -41,21 +42,25 @@ logger = logging.getLogger("depthrank.training")
 @torch.inference_mode()
 def run_plan(full: FullDepth, model: ElasticRanker, one: OneRequest, widths: Sequence[int], state: UserState) -> None:
     """One request through a plan, the first candidates standing in for the best ones; ``state`` is deepened."""
-    n = one.num_candidates
-    seen = model.begin(one.request, full.items, state=state)
-    logits_NK, candidates = model.route(seen, full.items, one.candidates), None
+    n, config = one.num_candidates, model.config
+    with products_of(1, config.width):
+        seen = model.begin(one.request, full.items, state=state)
+    with products_of(n, config.width):
+        logits_NK, candidates = model.route(seen, full.items, one.candidates), None
     for level, asked in enumerate(widths[1:], start=1):
         width = min(asked, logits_NK.shape[0], n)
         if width <= 0:
             continue
         index = torch.arange(width)
         if candidates is None:
-            candidates = model.start(full.items, one.candidates.select(index))
+            with products_of(width, config.width):
+                candidates = model.start(full.items, one.candidates.select(index))
         else:
             candidates = candidates.select(index)
         request_N = torch.zeros(width, dtype=torch.int64)
         layout = CandidateLayout(request_N, 1)
-        logits_NK, candidates = model.refine(level, seen, candidates, request_N, logits_NK[:width], layout)
+        with products_of(width, config.level_width(level)):
+            logits_NK, candidates = model.refine(level, seen, candidates, request_N, logits_NK[:width], layout)
         model.probabilities(level, logits_NK)
 
 
@@ -142,7 +147,9 @@ class LayerTimes:
             is_linear = isinstance(layer, nn.Linear)
             calls = _linear_calls(layer, shape, format) if is_linear else _attention_calls(layer, shape, format)
             turn = cycle(calls)
-            return 1e3 * best_seconds(lambda: next(turn)(), self._seconds, self._clock_s)
+            width = math.isqrt(layer.in_features * layer.out_features) if isinstance(layer, nn.Linear) else shape[3]
+            with products_of(shape[0], width):
+                return 1e3 * best_seconds(lambda: next(turn)(), self._seconds, self._clock_s)
         except RuntimeError as error:
             logger.info("%s does not run here: %s", format, error)
             return math.inf
