@@ -1,6 +1,6 @@
 """What adaptive depth gains over a router-only ranker that is as fast at p99.
 
-    python benchmarks/quality/equal_p99.py --set trivago|kuairand [--requests 400] [--clock wall|cpu] [--json F]
+    python benchmarks/quality/equal_p99.py --set trivago|kuairand|ml1m [--requests 400] [--clock wall|cpu] [--json F]
 
 Both rankers serve the same held-out requests in one process, turn by turn, in the order of time, each with a cache of
 user states of its own. The rival scores every candidate by level 0 and stops: more time would not change its order. Its
@@ -13,7 +13,8 @@ Requests are whole calls of ``Ranker.rank``: history, features, levels, order. C
 before the clock starts (a live server builds them once a bucket). ``--clock cpu`` counts thread time, deadlines
 included, so that a busy machine does not decide. The adaptive ranker takes more CPU in the mean: that is printed too.
 
-trivago: MRR and hit@1 of the displayed lists. KuaiRand: days of users as lists of 1,000 videos
+trivago: MRR and hit@1 of the displayed lists. ML-1M (``--spec deeper.yaml --log lmdb:work/ml1m/log``): hit@10 and MRR
+over all items that the user has not seen. KuaiRand: days of users as lists of 1,000 videos
 (``kuairand_slates.py``), GAUC of click and long view over the pairs that users were shown. Differences are paired,
 intervals by bootstrap over users. What a replay cannot show: labels exist for what another system showed, and nobody
 clicked on these answers.
@@ -176,7 +177,7 @@ def measure(bench: Bench, deadlines: dict[float, float], requests: Sequence[OneR
 
 
 class Lists:
-    """trivago: the place of the clicked hotel."""
+    """trivago and ML-1M: the place of the one that was taken."""
 
     def figures(self, requests: Sequence[OneRequest], scores: Sequence[Floats]) -> Plain:
         return {name: float(np.nanmean(values)) for name, values in self._values(requests, scores).items()}
@@ -187,7 +188,8 @@ class Lists:
 
     def _values(self, requests: Sequence[OneRequest], scores: Sequence[Floats]) -> dict[str, Floats]:
         first_R = np.array([self._first(one.batch.label[:, 0], s) for one, s in zip(requests, scores, strict=True)])
-        return {"mrr": 1.0 / first_R, "hit@1": np.where(np.isnan(first_R), np.nan, first_R == 1.0)}
+        hits = {f"hit@{k}": np.where(np.isnan(first_R), np.nan, first_R <= k) for k in (1, 10)}
+        return {"mrr": 1.0 / first_R, **hits}
 
     @staticmethod
     def _first(label_N: Floats, score_N: Floats) -> float:
@@ -233,10 +235,11 @@ def _users(requests: Sequence[OneRequest]) -> npt.NDArray[np.int64]:
     return np.unique([one.batch.user[0] for one in requests], return_inverse=True)[1].astype(np.int64)
 
 
-def loaded(name: str, work: Path, artifact: Path, most: int, log: EventLog) -> Slates:
+def loaded(name: str, spec: Path, artifact: Path, most: int, log: EventLog) -> Slates:
     """The requests of a set and its artifact; KuaiRand's lists get a policy fitted on lists."""
-    if name == "trivago":
-        return Slates.load(work / "ranking.yaml", artifact, log)
+    if name != "kuairand":
+        return Slates.load(spec, artifact, log)
+    work = spec.parent
     slates = Slates.load(kuairand_slates.write_slates(work, most), artifact, log)
     fitted = kuairand_slates.replayed_slates(slates, log, most)
     return replace(slates, artifact=fitted.artifact)
@@ -244,8 +247,10 @@ def loaded(name: str, work: Path, artifact: Path, most: int, log: EventLog) -> S
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--set", choices=("trivago", "kuairand"), required=True)
+    parser.add_argument("--set", choices=("trivago", "kuairand", "ml1m"), required=True)
     parser.add_argument("--work", type=Path, help="the prepared recipe; default work/SET")
+    parser.add_argument("--spec", default="ranking.yaml", help="its spec in --work")
+    parser.add_argument("--log", help="its event log; default lmdb:WORK/events")
     parser.add_argument("--artifact", type=Path, help="default: artifact0 in it")
     parser.add_argument(
         "--requests", type=int, default=400, help="test requests at most; a quarter as many of validation"
@@ -258,9 +263,10 @@ def main() -> None:
     set_torch_threads(1)
     work = options.work or Path("work") / options.set
     clock_s = time.thread_time if options.clock == "cpu" else time.perf_counter
-    judge: Judge = Lists() if options.set == "trivago" else Pairs()
-    with open_log(f"lmdb:{work}/events", read_only=True) as log:
-        slates = loaded(options.set, work, options.artifact or work / "artifact0", options.requests, log)
+    judge: Judge = Pairs() if options.set == "kuairand" else Lists()
+    with open_log(options.log or f"lmdb:{work}/events", read_only=True) as log:
+        artifact = options.artifact or work / "artifact0"
+        slates = loaded(options.set, work / options.spec, artifact, options.requests, log)
         bench = Bench(slates, log, clock_s)
         tuned_on = slates.requests("validation", max(options.requests // 4, 10))
         deadlines = bench.deadlines(tuned_on)

@@ -108,8 +108,8 @@ def load_rows(spec_path: str | Path, log_url: str) -> Dataset:
 
 
 def _in_order(spec: Spec) -> Spec:
-    """Large batches; their order does not matter, since every row says its request."""
-    large = msgspec.structs.replace(spec.training, batch_requests=4_096, batch_candidates=200_000)
+    """Large batches of rows with labels; their order does not matter, since every row says its request."""
+    large = msgspec.structs.replace(spec.training, batch_requests=4_096, batch_candidates=200_000, unlabelled=None)
     return msgspec.structs.replace(spec, training=large)
 
 
