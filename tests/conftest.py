@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
 
 import pytest
 import torch
@@ -26,3 +27,13 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
     log_url = f"lmdb:{folder / 'events'}"
     train(spec, log=log_url, out=folder / "artifact", progress=False)
     return World(folder, spec, folder / "artifact", log_url)
+
+
+@pytest.fixture(autouse=True)
+def _nobody_chooses_products() -> Iterator[None]:
+    """A command that a test ran in this process chose for its process; the next test's threads are another program."""
+    from depthrank.precision import product_mode
+
+    product_mode._owner = None
+    yield
+    product_mode._owner = None

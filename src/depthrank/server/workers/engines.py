@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from depthrank.precision.product_mode import rank_in_this_thread
 from depthrank.schema import Answer, Request
 from depthrank.schema.ask import Ask
 from depthrank.server.admission.claim import Claim
@@ -75,8 +76,10 @@ class ThreadEngines:
     _executors: list[ThreadPoolExecutor] = field(init=False)
 
     def __post_init__(self) -> None:
+        alone = rank_in_this_thread if self.threads == 1 else None
         self._executors = [
-            ThreadPoolExecutor(1, thread_name_prefix=f"depthrank-rank-{lane}") for lane in range(self.threads)
+            ThreadPoolExecutor(1, thread_name_prefix=f"depthrank-rank-{lane}", initializer=alone)
+            for lane in range(self.threads)
         ]
 
     @property
