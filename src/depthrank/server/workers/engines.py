@@ -8,7 +8,6 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from depthrank.precision.product_mode import rank_in_this_thread
 from depthrank.schema import Answer, Request
 from depthrank.schema.ask import Ask
 from depthrank.server.admission.claim import Claim
@@ -76,7 +75,7 @@ class ThreadEngines:
     _executors: list[ThreadPoolExecutor] = field(init=False)
 
     def __post_init__(self) -> None:
-        alone = rank_in_this_thread if self.threads == 1 else None
+        alone = _rank_here if self.threads == 1 else None
         self._executors = [
             ThreadPoolExecutor(1, thread_name_prefix=f"depthrank-rank-{lane}", initializer=alone)
             for lane in range(self.threads)
@@ -111,6 +110,13 @@ class ThreadEngines:
     def close(self) -> None:
         for executor in self._executors:
             executor.shutdown(wait=True)
+
+
+def _rank_here() -> None:
+    """This thread is the only one that ranks."""
+    from depthrank.precision.product_mode import rank_in_this_thread  # torch, which a taken port should not wait for
+
+    rank_in_this_thread()
 
 
 def ranked(work: Work) -> Answer | Exception:
