@@ -53,16 +53,6 @@ class TableState:
     tail_key: Int64
     num_tail: int
 
-    def window(self, first: int, stop: int) -> tuple[Int64, Int64]:
-        """(keys, counts) of the events with first <= bucket < stop; a key may appear several times."""
-        start, end = np.searchsorted(self.base.bucket, (first, stop))
-        keys, counts = self.base.key[start:end], self.base.count[start:end]
-        bucket = self.tail_bucket[: self.num_tail]
-        late = np.flatnonzero((bucket >= first) & (bucket < stop))
-        if not len(late):
-            return keys, counts
-        return np.concatenate([keys, self.tail_key[late]]), np.concatenate([counts, np.ones(len(late), np.int64)])
-
     def merged(self) -> Counts:
         """Base and tail as one. Base rows older than all of the tail are copied, not sorted again."""
         bucket, key = self.tail_bucket[: self.num_tail], self.tail_key[: self.num_tail]
