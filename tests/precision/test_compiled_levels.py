@@ -12,7 +12,6 @@ from typing import Any
 import pytest
 import torch
 
-from depthrank.engine.compile_cache import SEAL, CompileCache
 from depthrank.engine.compiled_levels import (
     CompiledExpert,
     CompiledFirstStates,
@@ -20,6 +19,8 @@ from depthrank.engine.compiled_levels import (
     with_compiled_level,
 )
 from depthrank.errors import ArtifactError
+from depthrank.kernels.build import compiler_missing
+from depthrank.kernels.compile_cache import SEAL, CompileCache
 from depthrank.model import CandidateInputs, ElasticRanker, LevelConfig, ModelConfig, RequestInputs, SideConfig
 from depthrank.model.config import TransitionConfig
 from depthrank.model.first_states import FirstStatesGraph
@@ -28,7 +29,6 @@ from depthrank.model.request_side import RequestSideGraph
 from depthrank.precision import Format, LayerChoice, in_formats, layers_of
 from depthrank.precision.compilable import compilable
 from depthrank.precision.observed import observed
-from depthrank.sharing.compilation import compiler_missing
 from depthrank.tables import TableSlot
 
 torch.set_num_threads(1)

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from depthrank.kernels.hardware import _quota_cores
 from depthrank.precision import examine_hardware, measure_peaks
-from depthrank.precision.hardware import _quota_cores
 
 torch.set_num_threads(1)
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from depthrank.errors import ArtifactError
 from depthrank.model.blocks import Attention, SwiGLU, attend
 from depthrank.precision import AttentionLayer, Format, LayerChoice, in_formats, layers_of
-from depthrank.precision.attention_layer import Bf16Attention
+from depthrank.precision.attention_layer import RoundedAttention
 from depthrank.precision.formats import LINEAR_FORMATS
 from depthrank.precision.int8_linear import Int8DynamicLinear, Int8StaticLinear, fitted_scale
 from depthrank.precision.packed_linear import FormattedLinear
@@ -145,17 +145,17 @@ def test_bf16_attention_is_attention(queries: int, keys: int, heads: int, with_b
     bias = torch.randn(1, heads, 1, keys, generator=g) if with_bias else None
     if bias is not None and keys > 2:
         bias[..., 1] = torch.finfo(torch.float32).min
-    out = Bf16Attention()(q, k, v, bias)
+    out = RoundedAttention()(q, k, v, bias)
     assert out.dtype == torch.float32 and error(out, attend(q, k, v, bias)) < 2e-2
 
 
 @pytest.mark.parametrize("before", [0, 5])
 @pytest.mark.parametrize("queries", [1, 2, 300])
 def test_causal_bf16_attention_sees_nothing_ahead(queries: int, before: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("depthrank.precision.attention_layer.BLOCK_SCORES", 4_000)  # several blocks
+    monkeypatch.setattr("depthrank.kernels.attention.BLOCK_SCORES", 4_000)  # several blocks
     q = inputs(queries * 8, 2).view(1, 2, queries, 8)
     k, v = (inputs((before + queries) * 8, 2, s).view(1, 2, before + queries, 8) for s in (1, 2))
-    assert error(Bf16Attention()(q, k, v, causal=True), attend(q, k, v, causal=True)) < 2e-2
+    assert error(RoundedAttention()(q, k, v, causal=True), attend(q, k, v, causal=True)) < 2e-2
 
 
 def test_a_swiglu_hands_its_hidden_values_on_rounded_only_where_both_products_round() -> None:
@@ -196,8 +196,8 @@ def test_the_copy_shares_what_it_does_not_replace_and_the_model_stays() -> None:
 def test_unknown_layers_and_formats_that_a_layer_has_not_are_refused() -> None:
     with pytest.raises(ArtifactError, match="no layer 'third' in this model"):
         in_formats(Holder(), {"third": LayerChoice(Format.BF16)})
-    with pytest.raises(ArtifactError, match="attention cannot run in int8-dynamic; it has fp32, bf16"):
-        in_formats(Holder(), {"attention": LayerChoice(Format.INT8_DYNAMIC)})
+    with pytest.raises(ArtifactError, match="attention cannot run in int8-static; it has fp32, bf16"):
+        in_formats(Holder(), {"attention": LayerChoice(Format.INT8_STATIC, 1.0)})
     assert isinstance(in_formats(Holder(), {"attention": LayerChoice(Format.BF16)}).attention, AttentionLayer)
 
 

@@ -21,6 +21,7 @@ from depthrank.engine import Ranker
 from depthrank.engine.replay_ranking import rank_again
 from depthrank.errors import SpecError
 from depthrank.evaluate.tune_artifact import ladder_plans, tune
+from depthrank.kernels.build import compiler_missing
 from depthrank.precision import (
     Format,
     LayerChoice,
@@ -34,7 +35,6 @@ from depthrank.precision.packed_linear import PackedLinear
 from depthrank.precision.policy import policy_path
 from depthrank.routing import CostModel
 from depthrank.schema import Request
-from depthrank.sharing.compilation import compiler_missing
 from depthrank.training.fit_precision import Tuned
 from depthrank.training.judge_precision import Limits
 from depthrank.training.tuning_requests import Settings

@@ -15,8 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from depthrank.errors import SharingError
+from depthrank.kernels.build import COMPILERS, compiler_missing
 from depthrank.sharing import Shared, load_shared, share
-from depthrank.sharing.compilation import COMPILERS, compiler_missing
 
 
 class Ranker(nn.Module):

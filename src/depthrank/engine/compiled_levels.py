@@ -24,8 +24,9 @@ from blake3 import blake3
 from torch import Tensor, nn
 
 from depthrank.artifact import Artifact, model_identity
-from depthrank.engine.compile_cache import CompileCache
 from depthrank.errors import ArtifactError
+from depthrank.kernels import CompileCache
+from depthrank.kernels.build import compiler_missing
 from depthrank.model import CandidateLayout, CandidateState, ElasticRanker
 from depthrank.model.expert import Expert, RequestView
 from depthrank.model.feature_tokens import FeatureTokens
@@ -38,7 +39,7 @@ from depthrank.precision import LayerChoice, layers_of
 from depthrank.precision.compilable import compilable
 from depthrank.precision.in_formats import replaced
 
-VERSION = 4  # of the exported graphs: another one compiles again
+VERSION = 5  # of the exported graphs: another one compiles again
 TRIED = ((5, 3), (40, 17))  # candidates and positions at which compiled and eager must agree
 MOST_CANDIDATES = 1 << 16
 TOLERANCE = 0.03  # relative; where eager itself is farther from fp32 than this, twice as far as eager is
@@ -199,10 +200,6 @@ class _Compilation:
         key = _key(self.plain, inputs.name, own, self.fingerprint)
         path = self.cache.find(key)
         if path is None:
-            from depthrank.sharing.compilation import (
-                compiler_missing,  # slow: a server that compiles nothing starts without
-            )
-
             if missing := compiler_missing():
                 raise ArtifactError(missing)
             logger.info("compiling %s; it takes a while, once", inputs.name)

@@ -15,7 +15,7 @@ import torch
 
 from depthrank.engine.depth import AdaptiveDepth
 from depthrank.engine.under_way import UnderWay
-from depthrank.precision.hardware import examine_hardware
+from depthrank.kernels.hardware import examine_hardware
 from depthrank.schema import Answer
 
 FORMAT = 1

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from depthrank.kernels.hardware import Hardware, examine_hardware
 from depthrank.precision.attention_layer import AttentionLayer
 from depthrank.precision.formats import Format, LayerChoice
-from depthrank.precision.hardware import Hardware, examine_hardware
 from depthrank.precision.in_formats import in_formats, layers_of
 from depthrank.precision.peaks import Peaks, measure_peaks
 from depthrank.precision.policy import PrecisionPolicy, read_policy, write_policy

@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from depthrank.errors import ArtifactError
+from depthrank.kernels import ATTENTION, attention_kernel
 from depthrank.precision.attention_layer import AttentionLayer
 from depthrank.precision.formats import Format, LayerChoice
 from depthrank.precision.in_formats import layers_of, replaced
@@ -38,7 +39,7 @@ def compilable(model: Model, choices: Mapping[str, LayerChoice]) -> Model:
         if choice.format not in COMPILABLE:
             raise ArtifactError(f"layer {name} runs in {choice.format}, which has no compiled form")
         if isinstance(layer, AttentionLayer):
-            made[name] = _Attention(torch.bfloat16 if choice.format is Format.BF16 else torch.float32)
+            made[name] = _attention(choice.format)
         elif choice.format is Format.BF16:
             made[name] = _Bf16Linear(layer.weight)  # type: ignore[arg-type]
         elif choice.format.is_int8 and layer.out_features >= NARROW:  # type: ignore[operator]
@@ -96,6 +97,26 @@ class _Int8Linear(nn.Module):
             self.weight_NK, self.scale_N, self.zeros_N, 0, -LARGEST - 1, LARGEST, torch.int8
         )
         return F.linear(back, weight_NK)
+
+
+def _attention(format: Format) -> AttentionLayer:
+    if format is Format.FP32:
+        return _Attention(torch.float32)
+    return _Attention(torch.bfloat16) if attention_kernel() is None else _KernelAttention(format.is_int8)
+
+
+class _KernelAttention(AttentionLayer):
+    """As an operator of ours, which compiled code calls."""
+
+    def __init__(self, int8: bool) -> None:
+        super().__init__()
+        self.int8 = int8
+
+    def forward(
+        self, q_nHQd: Tensor, k_nHPd: Tensor, v_nHPd: Tensor, bias: Tensor | None = None, *, causal: bool = False
+    ) -> Tensor:
+        out: Tensor = ATTENTION(q_nHQd, k_nHPd, v_nHPd, bias, causal, self.int8)
+        return out
 
 
 class _Attention(AttentionLayer):

@@ -3,7 +3,8 @@
 ``fp32`` is the layer as trained. ``fp32-packed``: the same numbers, its weights laid out once for oneDNN. ``bf16``:
 weights and inputs rounded to 8 bits of mantissa, summed in fp32. ``int8-static``: weights by output channel, inputs by
 one scale a layer, found on calibration requests. ``int8-dynamic``: inputs by one scale a row, found as it comes; never
-one over rows, or a candidate's score would depend on who else is ranked. ``fp8-emulated``: e4m3 by row and by channel,
+one over rows, or a candidate's score would depend on who else is ranked; of attention the scores alone, keys with one
+scale each too. ``fp8-emulated``: e4m3 by row and by channel,
 computed in fp32: it tells what fp8 would cost in accuracy, and is slower than anything else here.
 """
 
@@ -42,7 +43,7 @@ LINEAR_FORMATS = (
     Format.INT8_DYNAMIC,
     Format.FP8_EMULATED,
 )
-ATTENTION_FORMATS = (Format.FP32, Format.BF16)
+ATTENTION_FORMATS = (Format.FP32, Format.BF16, Format.INT8_DYNAMIC)
 FOR_ACCURACY_ONLY = (Format.FP8_EMULATED,)
 
 

@@ -12,7 +12,8 @@ import torch
 from torch import nn
 
 from depthrank.errors import ArtifactError
-from depthrank.precision.attention_layer import AttentionLayer, Bf16Attention
+from depthrank.kernels import attention_kernel
+from depthrank.precision.attention_layer import AttentionLayer, RoundedAttention
 from depthrank.precision.formats import ATTENTION_FORMATS, LINEAR_FORMATS, Format, LayerChoice
 from depthrank.precision.fp8_linear import EmulatedFp8Linear
 from depthrank.precision.int8_linear import Int8DynamicLinear, Int8StaticLinear
@@ -32,9 +33,10 @@ def layers_of(model: nn.Module) -> dict[str, nn.Module]:
 
 
 def formats_of(layer: nn.Module) -> tuple[Format, ...]:
-    """What a layer may run in on this machine."""
+    """What is worth trying for a layer on this machine."""
     if isinstance(layer, AttentionLayer):
-        return ATTENTION_FORMATS
+        has_kernel = attention_kernel() is not None
+        return tuple(f for f in ATTENTION_FORMATS if has_kernel or f is not Format.INT8_DYNAMIC)
     return tuple(f for f in LINEAR_FORMATS if f is not Format.BF16 or multiplies_bf16())
 
 
@@ -47,13 +49,18 @@ def in_formats(model: Model, choices: Mapping[str, LayerChoice]) -> Model:
     for name, choice in choices.items():
         if name not in layers:
             raise ArtifactError(f"there is no layer {name!r} in this model")
-        if choice.format not in formats_of(layers[name]):
-            known = ", ".join(formats_of(layers[name]))
+        if choice.format not in _known(layers[name]):
+            known = ", ".join(_known(layers[name]))
             raise ArtifactError(f"layer {name} cannot run in {choice.format}; it has {known}")
     made = {n: _formatted(layers[n], c) for n, c in choices.items() if c.format is not Format.FP32}
     copied = replaced(model, made)
     _hand_on_rounded_(copied)
     return copied
+
+
+def _known(layer: nn.Module) -> tuple[Format, ...]:
+    """What a layer may run in: attention in int8 runs in bf16 where its kernel cannot be."""
+    return ATTENTION_FORMATS if isinstance(layer, AttentionLayer) else formats_of(layer)
 
 
 def replaced(model: Model, made: Mapping[str, nn.Module]) -> Model:
@@ -81,7 +88,8 @@ def _copy_of(module: Model, copies: dict[int, nn.Module]) -> Model:
 
 def _formatted(layer: nn.Module, choice: LayerChoice) -> nn.Module:
     if isinstance(layer, AttentionLayer):
-        return Bf16Attention().eval()
+        attention_kernel()  # compiled and tried before the first request
+        return RoundedAttention(choice.format.is_int8).eval()
     assert isinstance(layer, nn.Linear)
     weight = layer.weight
     formatted: FormattedLinear

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import shutil
 import stat
 import time
 import warnings
@@ -25,13 +24,13 @@ import torch
 from torch import Tensor
 
 from depthrank.errors import SharingError
+from depthrank.kernels.build import compiler_missing
 from depthrank.sharing.execution import Parts, one_row
 from depthrank.sharing.verify import distance, tensors_of, tolerance
 
 Inputs = Mapping[str, Tensor]
 WARM_UP_ROWS = (7, 12)  # two sizes: a form that holds for one alone is found out
 TRIED_ROWS = 1000  # candidates at which the compiled form must be the faster one
-COMPILERS = ("c++", "g++", "clang++", "g++-12", "g++-13", "clang")
 
 
 @dataclass(frozen=True)
@@ -66,14 +65,6 @@ class Sample:
         with torch.no_grad():
             state = parts.encode(self.request)
             return tensors_of(parts.score(state, self.tables, candidate, like, 1, None, rows))
-
-
-def compiler_missing() -> str:
-    """Why nothing can be compiled here, or nothing."""
-    named = os.environ.get("CXX")
-    if named:
-        return "" if shutil.which(named) else f"the C++ compiler of CXX={named} is not installed"
-    return "" if any(map(shutil.which, COMPILERS)) else "no C++ compiler on PATH"
 
 
 def compile_parts(

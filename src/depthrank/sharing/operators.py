@@ -16,6 +16,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
+from depthrank.kernels import SMALL_ATTENTION, small_attention_kernel
 from depthrank.sharing.ir import Node, Region, product
 
 aten = torch.ops.aten
@@ -373,6 +374,8 @@ def _row_gather(rows: Rows, node: Node, x: Any, axis: int, index: Any) -> Any:
 
 def _attend_by_heads(rows: Rows, node: Node, q: Any, k: Any, v: Any, safe: bool) -> Any:
     """q [B, H, Q, E], k and v [B, H, L, E] as they lie in memory: [B, Q, H, E], one head after the other."""
+    if small_attention_kernel() is not None:
+        return SMALL_ATTENTION(q, k, v, safe)
     softmax: Any = aten._safe_softmax.default if safe else torch.softmax
     read = []
     for head in range(node.args[0].dims[0]):

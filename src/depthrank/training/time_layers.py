@@ -243,6 +243,8 @@ class Asked:
         flops, peak = self._flops(name), peaks.of(format.peak)
         if not flops:
             return 0.0
+        if format.is_int8 and isinstance(layers_of(self.model)[name], AttentionLayer):  # values are weighted in bf16
+            return flops / 2 / peak + flops / 2 / peaks.bf16 if peak and peaks.bf16 else math.inf
         return flops / peak if peak else math.inf
 
     def largest(
