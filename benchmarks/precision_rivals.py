@@ -242,6 +242,9 @@ def _ours_compiled(plain: Any, choices: Mapping[str, Any]) -> Form:
     model, fingerprint = in_formats(plain, choices), examine_hardware().fingerprint
     for level in range(1, plain.config.num_levels):
         model = with_compiled_level(plain, model, level, choices, fingerprint)
+    for expert in model.experts:  # what a graph of a level asks for; the preset has neither
+        object.__setattr__(expert, "cross", None)
+        object.__setattr__(expert, "transitions", None)
     shared = SharedLevels(model.experts).eval()
     return lambda x: shared(*x)
 

@@ -140,6 +140,15 @@ void all_products(const float* a, int64_t a_own, int64_t a_sum, const float* b, 
         products<R, 1>(a, a_own, a_sum, b + c * b_own, b_own, b_sum, count, out + c * out_c, out_r, out_c);
 }
 
+// Scores of a query times a factor, and what is added to each where there is something.
+inline void scale_and_add(float* scores, int64_t keys, float scale, const float* added) {
+    const __m512 factor = _mm512_set1_ps(scale);
+    for (int64_t key = 0; key < keys; ++key) {
+        const __m512 plus = added == nullptr ? _mm512_setzero_ps() : _mm512_load_ps(added + key * B);
+        _mm512_store_ps(scores + key * B, _mm512_fmadd_ps(_mm512_load_ps(scores + key * B), factor, plus));
+    }
+}
+
 // Scores of a query in place: exp of their distance to the largest. Returns one over their sum.
 inline __m512 weigh(float* scores, int64_t keys, bool safe) {
     __m512 most = _mm512_set1_ps(LOWEST), sum = _mm512_setzero_ps();
@@ -160,14 +169,18 @@ inline __m512 weigh(float* scores, int64_t keys, bool safe) {
 
 struct Sizes {
     int64_t queries, keys, width, value_width;
+    float scale;
     bool safe;
 };
 
 template <int R>
-void some_queries(const Sizes& s, const float* q, const float* k, const float* v, float* scores, float* mixed,
-                  int64_t rows, float* out, int64_t out_row, int64_t out_query) {
+void some_queries(const Sizes& s, const float* q, const float* k, const float* v, const float* added, float* scores,
+                  float* mixed, int64_t rows, float* out, int64_t out_row, int64_t out_query) {
     all_products<R>(q, s.width * B, B, k, s.width * B, B, s.width, scores, s.keys * B, B, s.keys);
     __m512 share[R];
+    if (s.scale != 1.0f || added != nullptr)
+        for (int r = 0; r < R; ++r)
+            scale_and_add(scores + r * s.keys * B, s.keys, s.scale, added == nullptr ? nullptr : added + r * s.keys * B);
     for (int r = 0; r < R; ++r) share[r] = weigh(scores + r * s.keys * B, s.keys, s.safe);
     all_products<R>(scores, s.keys * B, B, v, B, s.value_width * B, s.keys, mixed, s.value_width * B, B, s.value_width);
     for (int r = 0; r < R; ++r) {
@@ -179,19 +192,22 @@ void some_queries(const Sizes& s, const float* q, const float* k, const float* v
 
 }  // namespace
 
-// Strides in floats: of a row, a head, and a position; the last dimension is dense. Returns 1 where memory is short.
+// Strides in floats: of a row, a head, and a position; the last dimension is dense. `added` [N, H, Q, P] or nothing.
+// Returns 1 where memory is short.
 extern "C" int depthrank_small_attention(const float* q, const int64_t* q_strides, const float* k, const int64_t* k_strides,
-                                         const float* v, const int64_t* v_strides, float* out, const int64_t* out_strides,
+                                         const float* v, const int64_t* v_strides, const float* added,
+                                         const int64_t* added_strides, float* out, const int64_t* out_strides,
                                          int64_t first_row, int64_t last_row, int64_t heads, int64_t queries, int64_t keys,
-                                         int64_t width, int64_t value_width, int safe) {
-    const Sizes s{queries, keys, width, value_width, safe != 0};
-    const int64_t sizes[] = {queries * width, keys * width, keys * value_width, QUERIES * keys, QUERIES * value_width};
+                                         int64_t width, int64_t value_width, float scale, int safe) {
+    const Sizes s{queries, keys, width, value_width, scale, safe != 0};
+    const int64_t sizes[] = {queries * width, keys * width, keys * value_width, added == nullptr ? 0 : queries * keys,
+                             QUERIES * keys, QUERIES * value_width};
     int64_t total = 0;
     for (int64_t size : sizes) total += size * B;
     float* base = buffer.of(size_t(total));
     if (base == nullptr) return 1;
-    float* at[5];
-    for (int i = 0; i < 5; ++i) at[i] = base, base += sizes[i] * B;
+    float* at[6];
+    for (int i = 0; i < 6; ++i) at[i] = base, base += sizes[i] * B;
     for (int64_t row = first_row; row < last_row; row += B) {
         const int64_t rows = std::min(B, last_row - row);
         for (int64_t head = 0; head < heads; ++head) {
@@ -199,13 +215,15 @@ extern "C" int depthrank_small_attention(const float* q, const int64_t* q_stride
             take(of(q, q_strides), q_strides[0], q_strides[2], rows, queries, width, at[0]);
             take(of(k, k_strides), k_strides[0], k_strides[2], rows, keys, width, at[1]);
             take(of(v, v_strides), v_strides[0], v_strides[2], rows, keys, value_width, at[2]);
+            if (added != nullptr) take(of(added, added_strides), added_strides[0], added_strides[2], rows, queries, keys, at[3]);
+            const auto plus = [&](int64_t query) { return added == nullptr ? nullptr : at[3] + query * keys * B; };
             float* to = of(out, out_strides);
             int64_t query = 0;
             for (; query + QUERIES <= queries; query += QUERIES)
-                some_queries<QUERIES>(s, at[0] + query * width * B, at[1], at[2], at[3], at[4], rows,
+                some_queries<QUERIES>(s, at[0] + query * width * B, at[1], at[2], plus(query), at[4], at[5], rows,
                                       to + query * out_strides[2], out_strides[0], out_strides[2]);
             if (query < queries)
-                some_queries<1>(s, at[0] + query * width * B, at[1], at[2], at[3], at[4], rows,
+                some_queries<1>(s, at[0] + query * width * B, at[1], at[2], plus(query), at[4], at[5], rows,
                                 to + query * out_strides[2], out_strides[0], out_strides[2]);
         }
     }

@@ -375,13 +375,19 @@ def _row_gather(rows: Rows, node: Node, x: Any, axis: int, index: Any) -> Any:
 def _attend_by_heads(rows: Rows, node: Node, q: Any, k: Any, v: Any, safe: bool) -> Any:
     """q [B, H, Q, E], k and v [B, H, L, E] as they lie in memory: [B, Q, H, E], one head after the other."""
     if small_attention_kernel() is not None:
-        return SMALL_ATTENTION(q, k, v, safe)
+        return SMALL_ATTENTION(q, k, v, None, 1.0, safe)
     softmax: Any = aten._safe_softmax.default if safe else torch.softmax
     read = []
     for head in range(node.args[0].dims[0]):
         weights = softmax(torch.bmm(q[:, head], k[:, head].transpose(1, 2)), -1)
         read.append(torch.bmm(weights, v[:, head]))
     return torch.stack(read, 2)
+
+
+def _attend_within_rows(rows: Rows, node: Node, q: Any, k: Any, v: Any, mask: Any, scale: Any) -> Any:
+    """q [N, H, Q, E] against k, v [N, H, L, E] of the same row: few positions, many rows."""
+    factor = node.args[0].dims[-1] ** -0.5 if scale is None else scale
+    return SMALL_ATTENTION(q, k, v, mask, factor, True).transpose(1, 2)
 
 
 def _look_up_together(rows: Rows, node: Node, table: Any, sizes: Any, starts: Any, indices: Any) -> Any:
@@ -421,6 +427,7 @@ IMPLEMENTATIONS: dict[str, Implementation] = {
     "row_gather": _row_gather,
     "embedding": lambda rows, node, w, index, padding: F.embedding(index, w, padding_idx=padding),
     "attend_by_heads": _attend_by_heads,
+    "attend_within_rows": _attend_within_rows,
     "look_up_together": _look_up_together,
     "multiply_add": lambda rows, node, x, scale, shift: torch.addcmul(shift, x, scale),
     "sparse_product": lambda rows, node, x, y: torch.sparse.mm(x, y),
@@ -457,7 +464,7 @@ def _flops(node: Node) -> Any:
         return 2 * node.args[1].numel
     if node.op in ("einsum", "shared_einsum"):
         return 2 * _letters_product(node)
-    if node.op in ("attention", "attend_by_heads", "shared_attention"):
+    if node.op in ("attention", "attend_by_heads", "attend_within_rows", "shared_attention"):
         q, k, v = node.args[:3]
         lead = product(q.dims[:-2])
         return 2 * lead * q.dims[-2] * k.dims[-2] * (q.dims[-1] + v.dims[-1])

@@ -7,6 +7,7 @@ on the item side are left as they are, since the tables of a bound catalogue are
 from __future__ import annotations
 
 from depthrank.sharing.lowering.attend_head_by_head import attend_head_by_head
+from depthrank.sharing.lowering.attend_within_rows import attend_within_rows
 from depthrank.sharing.lowering.join_unpermuted import join_unpermuted
 from depthrank.sharing.lowering.look_up_together import look_up_together
 from depthrank.sharing.lowering.mix_experts_in_one_product import mix_experts_in_one_product
@@ -24,6 +25,7 @@ CHANGES: tuple[Change, ...] = (
     mix_experts_in_one_product,
     scale_the_smaller_factor,
     attend_head_by_head,
+    attend_within_rows,
 )
 
 
