@@ -15,7 +15,7 @@ A library that is not installed is left out and said so. An environment for all 
 
 The libraries ``styles_...`` are our own: rankers written anew in the ways of public code (``foreign_styles`` and the
 ``foreign_style_...`` beside it). A JSON that exists keeps what this run did not try; ``code`` in every row is a digest
-of the sources of ``depthrank.sharing`` that it was found with.
+of the sources of ``depthrank.sharing`` and ``depthrank.kernels`` that it was found with.
 
 Every model is built at its library's own defaults over the same made-up features: a few ids of the user and of the
 item, a history of ten where the model takes one; its tables and matrices are drawn anew, so that scores vary. It is
@@ -42,7 +42,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from depthrank import sharing
+from depthrank import kernels, sharing
 from depthrank.errors import SharingError
 from depthrank.sharing import Refused, share
 from depthrank.sharing.inputs import ModuleInputs, Sides, join_pairs, read_example, split_sides
@@ -214,9 +214,10 @@ def main() -> None:
 
 
 def code_digest() -> str:
-    """Which compiler a row was found with: a digest of the sources of ``depthrank.sharing``."""
-    folder = Path(sharing.__file__).parent
-    text = b"".join(p.relative_to(folder).as_posix().encode() + p.read_bytes() for p in sorted(folder.rglob("*.py")))
+    """Which compiler a row was found with: a digest of the sources of ``depthrank.sharing`` and its kernels."""
+    rooms = [Path(sharing.__file__).parent, Path(kernels.__file__).parent]
+    sources = [p for room in rooms for pattern in ("*.py", "*.cpp") for p in sorted(room.rglob(pattern))]
+    text = b"".join(p.relative_to(rooms[0].parent).as_posix().encode() + p.read_bytes() for p in sources)
     return hashlib.sha256(text).hexdigest()[:12]
 
 

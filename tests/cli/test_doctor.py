@@ -126,3 +126,13 @@ def test_a_missing_package_is_broken_and_a_missing_optional_one_is_advice(monkey
 def test_little_free_disk_gets_advice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(machine, "MIN_FREE_BYTES", 2**60)
     assert any("GiB free" in line for line in examine(tmp_path).advice)
+
+
+def test_it_says_why_there_is_no_kernel_of_ours(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert set(examine(tmp_path).facts) >= {"kernel of attention", "kernel of small attention"}
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    monkeypatch.setattr("depthrank.kernels.build.kernels_missing", lambda isa: "")
+    report = examine(tmp_path)
+    assert report.facts["c++ compiler"] == "none"
+    assert "no-such-compiler is not installed" in report.facts["kernel of attention"]
+    assert "CXX=no-such-compiler is not installed" in " ".join(report.advice)

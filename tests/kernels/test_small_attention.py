@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from depthrank.kernels import SMALL_ATTENTION, small_attention, small_attention_kernel
+from depthrank.kernels import SMALL_ATTENTION, small_attention_kernel
 from depthrank.kernels.build import compiler_missing, kernels_missing
-from depthrank.kernels.small_attention import ISA, MOST_FLOATS
+from depthrank.kernels.small_attention import ISA, MOST_FLOATS, small_attention
 
 MISSING = kernels_missing(ISA) or compiler_missing()
 needs_kernel = pytest.mark.skipif(bool(MISSING), reason=MISSING or "there is one")
@@ -137,7 +137,7 @@ def test_the_operator_says_its_shape_and_its_work() -> None:
 
 WITHOUT = """
 import torch
-from depthrank.kernels import small_attention, small_attention_kernel
+from depthrank.kernels.small_attention import small_attention, small_attention_kernel
 
 assert small_attention_kernel() is None
 q, k, v = (torch.randn(5, 2, n, 4) for n in (3, 6, 6))

@@ -14,6 +14,7 @@ from torch import nn
 from zoo import compiled
 from zoo.oracle import largest_difference, pairwise
 
+from depthrank.kernels import small_attention_kernel
 from depthrank.sharing import Shared, share
 from depthrank.sharing.blocks import blocks_of, rows_per_block
 from depthrank.sharing.cost import work_by_region
@@ -198,3 +199,38 @@ def test_inputs_are_never_written() -> None:
     x = graph.input("x", Region.MIXED, (4,), torch.float32)
     view = graph.add("reshape", (x, (2, 2)), Region.MIXED, (2, 2), torch.float32)
     assert written(graph, pointwise(graph, "aten.tanh.default", x), pointwise(graph, "aten.exp.default", view)) == set()
+
+
+class FieldTransformer(nn.Module):
+    """A candidate's fields and the user's vector attend to one another; fields with id 0 are hidden."""
+
+    def __init__(self, masked: bool) -> None:
+        super().__init__()
+        self.masked = masked
+        self.user, self.item = nn.Embedding(20, 8), nn.Embedding(50, 8)
+        self.project = nn.Linear(8, 24)
+        self.score = nn.Linear(8, 1)
+
+    def forward(self, user: torch.Tensor, fields: torch.Tensor) -> torch.Tensor:
+        tokens = torch.cat((self.user(user).unsqueeze(1), self.item(fields)), dim=1)
+        heads = self.project(tokens).unflatten(-1, (3, 2, 4)).permute(2, 0, 3, 1, 4)
+        mask = None
+        if self.masked:
+            mask = torch.cat((torch.ones_like(user).unsqueeze(1), fields), dim=1)[:, None, None, :] > 0
+        mixed = nn.functional.scaled_dot_product_attention(*heads, attn_mask=mask)
+        return self.score(torch.tanh(mixed.transpose(1, 2).flatten(2)).mean(dim=1)).squeeze(-1)  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_fused_attention_within_rows_runs_by_the_kernel_where_there_is_one(masked: bool) -> None:
+    torch.manual_seed(0)
+    module = FieldTransformer(masked).eval()
+    example = {"user": torch.randint(0, 20, (4,)), "fields": torch.randint(0, 50, (4, 6))}
+    shared = share(module, example, request_inputs=["user"], timed=False)
+    by_kernel = small_attention_kernel() is not None
+    assert operators(lower(shared.program)).count("attend_within_rows") == by_kernel
+    fields = torch.randint(0, 50, (33, 6)) * (torch.rand(33, 6) < 0.7)
+    user = torch.tensor([7])
+    ours = shared({"user": user}, {"fields": fields})
+    theirs = module(user.expand(33), fields)
+    torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-5)

@@ -122,11 +122,18 @@ def _threads(report: Report) -> None:
 
 
 def _compiler(report: Report) -> None:
-    compiler = shutil.which("c++") or shutil.which("g++") or shutil.which("clang++")
-    report.facts["c++ compiler"] = compiler or "none"
-    if compiler is None:
+    from depthrank.kernels.attention import ISA as OF_ATTENTION
+    from depthrank.kernels.build import compiler, compiler_missing, kernels_missing
+    from depthrank.kernels.small_attention import ISA as OF_SMALL_ATTENTION
+
+    missing = compiler_missing()
+    report.facts["c++ compiler"] = (shutil.which(compiler()) or compiler()) if not missing else "none"
+    of_kernels = {"attention": OF_ATTENTION, "small attention": OF_SMALL_ATTENTION}
+    for name, isa in of_kernels.items():
+        report.facts[f"kernel of {name}"] = kernels_missing(isa) or missing or "yes"
+    if missing:
         report.advise(
-            "there is no C++ compiler",
+            "there is no C++ compiler" if "on PATH" in missing else missing,
             "layers cannot be compiled for this machine; models run eagerly, with the same answers",
             "install one where speed matters: apt-get install g++",
         )

@@ -6,7 +6,7 @@ from __future__ import annotations
 from depthrank.kernels.attention import ATTENTION, attention_kernel, rounded_attention
 from depthrank.kernels.compile_cache import CompileCache
 from depthrank.kernels.hardware import Hardware, examine_hardware
-from depthrank.kernels.small_attention import SMALL_ATTENTION, small_attention, small_attention_kernel
+from depthrank.kernels.small_attention import SMALL_ATTENTION, small_attention_kernel
 
 __all__ = [
     "ATTENTION",
@@ -16,6 +16,5 @@ __all__ = [
     "attention_kernel",
     "examine_hardware",
     "rounded_attention",
-    "small_attention",
     "small_attention_kernel",
 ]
