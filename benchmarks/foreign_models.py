@@ -216,7 +216,7 @@ def main() -> None:
 def code_digest() -> str:
     """Which compiler a row was found with: a digest of the sources of ``depthrank.sharing`` and its kernels."""
     rooms = [Path(sharing.__file__).parent, Path(kernels.__file__).parent]
-    sources = [p for room in rooms for pattern in ("*.py", "*.cpp") for p in sorted(room.rglob(pattern))]
+    sources = [p for room in rooms for pattern in ("*.py", "*.cpp", "*.h") for p in sorted(room.rglob(pattern))]
     text = b"".join(p.relative_to(rooms[0].parent).as_posix().encode() + p.read_bytes() for p in sources)
     return hashlib.sha256(text).hexdigest()[:12]
 

@@ -204,3 +204,16 @@ def test_attention_in_int8_is_a_format_of_its_own() -> None:
     out = {f: in_formats(plain, {"0": LayerChoice(f)})[0](q, k, v) for f in (Format.BF16, Format.INT8_DYNAMIC)}
     exact = exactly(q, k, v, None, False)
     assert 0 < error(out[Format.BF16], exact) < error(out[Format.INT8_DYNAMIC], exact) < 3e-2
+
+
+@needs_kernel
+def test_a_process_without_a_home_runs_without_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("DEPTHRANK_COMPILED", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+
+    def homeless() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(Path, "home", homeless)
+    with pytest.raises(ArtifactError, match="name one in DEPTHRANK_COMPILED"):
+        checked_kernel()

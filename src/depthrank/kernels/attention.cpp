@@ -3,40 +3,19 @@
 // (VPDPBUSD). A row of queries is computed alike whatever rows are beside it.
 //
 // Legend: Q queries, P keys, d head width, D the same up to a multiple of 16, B keys of a block.
-#include <immintrin.h>
-
 #include <algorithm>
-#include <cmath>
-#include <cstdint>
-#include <cstdlib>
 #include <cstring>
-#include <limits>
 #include <type_traits>
 #include <utility>
 
-namespace {
+#include "lanes.h"
 
-#define UNROLLED _Pragma("GCC unroll 6")  // or sums would live in memory
+namespace {
 
 constexpr int64_t B = 64;  // four registers of 16
 constexpr int ROWS = 6;    // 6 x 4 sums, 4 operands and one broadcast fill the 32 registers
-constexpr float LOWEST = -std::numeric_limits<float>::infinity();
 
 int64_t up(int64_t value, int64_t to) { return (value + to - 1) / to * to; }
-
-struct Buffer {
-    void* data = nullptr;
-    size_t size = 0;
-    char* of(size_t wanted) {
-        if (wanted > size) {
-            std::free(data);
-            data = std::aligned_alloc(64, up(wanted, 4096));
-            size = data == nullptr ? 0 : wanted;
-        }
-        return static_cast<char*>(data);
-    }
-    ~Buffer() { std::free(data); }
-};
 
 thread_local Buffer buffer;
 
@@ -65,8 +44,6 @@ void turn(const uint32_t* rows, int64_t words, uint32_t* out) {
         for (int64_t row = 0; row < B; row += 16)
             _mm512_store_si512(out + word * B + row, _mm512_i32gather_epi32(lane, rows + row * words + word, 4));
 }
-
-inline __mmask16 first(int64_t count) { return count >= 16 ? 0xffff : count <= 0 ? 0 : __mmask16((1u << count) - 1); }
 
 void to_bf16(const float* x, int64_t d, int64_t width, uint16_t* out) {
     for (int64_t i = 0; i < width; i += 16)

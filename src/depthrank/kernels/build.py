@@ -7,7 +7,6 @@ import shlex
 import shutil
 import subprocess
 from functools import cache
-from importlib.resources import files
 from pathlib import Path
 
 from blake3 import blake3
@@ -17,6 +16,7 @@ from depthrank.kernels.compile_cache import CompileCache
 from depthrank.kernels.hardware import examine_hardware
 
 COMPILERS = ("c++", "g++", "clang++", "g++-12", "g++-13", "clang")
+SOURCES = Path(__file__).parent
 FLAGS = ("-std=c++17", "-O3", "-fPIC", "-shared", "-w", "-mfma")
 MOST_SECONDS = 120.0
 LIMITING = ("ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA", "ATEN_CPU_CAPABILITY")
@@ -44,9 +44,10 @@ def built(name: str, isa: tuple[str, ...], cache: CompileCache | None = None) ->
     """
     if reason := kernels_missing(isa):
         raise ArtifactError(reason)
-    source = files("depthrank.kernels").joinpath(f"{name}.cpp").read_bytes()
-    told = source + repr((FLAGS, isa, examine_hardware().fingerprint)).encode()
-    key, cache = blake3(told).hexdigest()[:32], cache or CompileCache()
+    source, header = SOURCES / f"{name}.cpp", SOURCES / "lanes.h"
+    told = repr((FLAGS, isa, examine_hardware().fingerprint)).encode()
+    key = blake3(source.read_bytes() + header.read_bytes() + told).hexdigest()[:32]
+    cache = cache or CompileCache()
     path = cache.find(key)
     return path if path is not None else cache.make(key, lambda unfinished: _compile(source, isa, unfinished))
 
@@ -63,13 +64,13 @@ def kernels_missing(isa: tuple[str, ...]) -> str:
     return f"the environment limits instruction sets: {', '.join(limits)}" if limits else ""
 
 
-def _compile(source: bytes, isa: tuple[str, ...], path: Path) -> None:
+def _compile(source: Path, isa: tuple[str, ...], path: Path) -> None:
     if missing := compiler_missing():
         raise ArtifactError(missing)
     options = [f"-m{flag.replace('_', '')}" for flag in isa]
-    command = [compiler(), *FLAGS, *options, "-x", "c++", "-", "-o", str(path)]
+    command = [compiler(), *FLAGS, *options, str(source), "-o", str(path)]
     try:
-        done = subprocess.run(command, input=source, capture_output=True, timeout=MOST_SECONDS, check=False)
+        done = subprocess.run(command, capture_output=True, timeout=MOST_SECONDS, check=False)
     except (OSError, subprocess.TimeoutExpired) as error:
         raise ArtifactError(f"{shlex.join(command)}: {error}") from error
     if done.returncode:

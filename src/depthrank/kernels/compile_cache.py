@@ -35,7 +35,10 @@ class CompileCache:
     """Compiled packages by key. Raises ArtifactError for a folder that others may write."""
 
     def __init__(self, folder: Path | None = None) -> None:
-        self.folder = default_folder() if folder is None else folder
+        try:
+            self.folder = default_folder() if folder is None else folder
+        except RuntimeError as error:
+            raise ArtifactError(f"no folder for compiled code: {error}; name one in {VARIABLE}") from error
         try:
             self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
             _check_own(self.folder)

@@ -2,36 +2,15 @@
 // product is too small for the registers. fp32 throughout; a row is computed alike whatever rows are beside it.
 //
 // Legend: N rows, H heads, Q queries, P keys, d width of a query and key, e width of a value, B rows in a block.
-#include <immintrin.h>
-
 #include <algorithm>
-#include <cstdint>
-#include <cstdlib>
-#include <limits>
 #include <utility>
 
-#define UNROLLED _Pragma("GCC unroll 4")  // or sums would live in memory
+#include "lanes.h"
 
 namespace {
 
 constexpr int64_t B = 16;
 constexpr int QUERIES = 2, KEYS = 4;  // 8 sums that do not wait for one another
-constexpr float LOWEST = -std::numeric_limits<float>::infinity();
-
-struct Buffer {
-    void* data = nullptr;
-    size_t size = 0;
-    float* of(size_t floats) {
-        if (floats * 4 > size) {
-            std::free(data);
-            size = (floats * 4 + 4095) / 4096 * 4096;
-            data = std::aligned_alloc(64, size);
-            if (data == nullptr) size = 0;
-        }
-        return static_cast<float*>(data);
-    }
-    ~Buffer() { std::free(data); }
-};
 
 thread_local Buffer buffer;
 
@@ -50,8 +29,6 @@ inline __m512 exp_of(__m512 x) {
     sum = _mm512_fmadd_ps(sum, _mm512_mul_ps(rest, rest), _mm512_add_ps(rest, _mm512_set1_ps(1.0f)));
     return _mm512_maskz_scalef_ps(counts, sum, turns);
 }
-
-inline __mmask16 first(int64_t count) { return count >= 16 ? 0xffff : __mmask16((1u << count) - 1); }
 
 // A square of 16 x 16 turned about its diagonal.
 inline void turn(__m512 (&x)[16]) {
@@ -204,7 +181,7 @@ extern "C" int depthrank_small_attention(const float* q, const int64_t* q_stride
                              QUERIES * keys, QUERIES * value_width};
     int64_t total = 0;
     for (int64_t size : sizes) total += size * B;
-    float* base = buffer.of(size_t(total));
+    auto* base = reinterpret_cast<float*>(buffer.of(size_t(total) * 4));
     if (base == nullptr) return 1;
     float* at[6];
     for (int i = 0; i < 6; ++i) at[i] = base, base += sizes[i] * B;
