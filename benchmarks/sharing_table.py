@@ -76,7 +76,7 @@ def summary(results: list[dict[str, Any]]) -> list[dict[str, Any]]:
             "not_sharing_fold", "not_sharing_graph", "sharing_alone", "sharing_alone_compiled",
             "sharing_alone_ahead", "uncompiled_vs_best_rival")  # fmt: skip
     return [
-        {"threads": threads, "candidates": int(size), "models": len(found)}
+        {"threads": threads, "candidates": int(size), "models": sum("ours_vs_eager" in r for r in found)}
         | {key: geometric_mean([r[key] for r in found if key in r]) for key in keys}
         for (threads, size), found in sorted(rows.items(), key=lambda item: (item[0][0], int(item[0][1])))
     ]
