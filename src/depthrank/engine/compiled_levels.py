@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from depthrank.artifact import Artifact, model_identity
 from depthrank.errors import ArtifactError
 from depthrank.kernels import CompileCache
+from depthrank.kernels.ahead import make_package
 from depthrank.kernels.build import compiler_missing
 from depthrank.model import CandidateLayout, CandidateState, ElasticRanker
 from depthrank.model.expert import Expert, RequestView
@@ -39,7 +40,7 @@ from depthrank.precision import LayerChoice, layers_of
 from depthrank.precision.compilable import compilable
 from depthrank.precision.in_formats import replaced
 
-VERSION = 5  # of the exported graphs: another one compiles again
+VERSION = 6  # of the exported graphs: another one compiles again
 TRIED = ((5, 3), (40, 17))  # candidates and positions at which compiled and eager must agree
 MOST_CANDIDATES = 1 << 16
 TOLERANCE = 0.03  # relative; where eager itself is farther from fp32 than this, twice as far as eager is
@@ -221,7 +222,7 @@ def _package(graph: nn.Module, model: ElasticRanker, inputs: Inputs, path: Path)
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of torch's own code
         program = torch.export.export(graph, tuple(given), dynamic_shapes=inputs.sizes(model), strict=False)
-        torch._inductor.aoti_compile_and_package(program, package_path=str(path), inductor_configs={"freezing": True})
+        make_package(program, path, freezing=True)
 
 
 @dataclass(frozen=True)
