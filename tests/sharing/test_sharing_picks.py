@@ -294,6 +294,19 @@ def test_a_model_whose_own_rounding_is_larger_than_the_promise_runs_as_it_is() -
     assert torch.equal(shared({"h": h[:1], "x": x[:1]}, {"i": i, "y": y}), expected)
 
 
+def rarely_ill_conditioned(m: Any, s: Tensor, x: Tensor, t: Tensor, y: Tensor, h: Tensor, i: Tensor) -> Tensor:
+    """A logarithm of what is near zero for few rows: there the last bit of a sum decides."""
+    return torch.sin(torch.log((s.mean(1) * t).sum(1).abs()) * 3)
+
+
+def test_rounding_that_few_inputs_show_is_looked_for_where_a_logarithm_magnifies_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    assert made(rarely_ill_conditioned).report.ill_conditioned
+    monkeypatch.setattr("depthrank.sharing.entry._MANY", ())
+    assert not made(rarely_ill_conditioned).report.ill_conditioned, "the control: the usual draws do not show it"
+
+
 def test_a_well_conditioned_model_is_not_taken_for_one() -> None:
     assert not made(lambda m, s, x, t, y, h, i: (s.mean(1) * t).sum(1)).report.ill_conditioned
 

@@ -43,6 +43,9 @@ from depthrank.sharing.verify import (
 _MOST_SINGLE_ROWS = 32
 _MOST_TIMES_OWN_ROUNDING = 32
 _NEAR = 1 / 16  # of the promise: from here on the original's own rounding is looked at
+# Of numbers near zero these make large ones, on few of many inputs: rounding is looked at on more of them.
+_MAGNIFY = frozenset(f"aten.{name}.default" for name in ("log", "log2", "log10", "reciprocal"))
+_MANY = ((16, 512), (16, 513))
 _MOST_ROUNDING = 1e-3  # beyond it a difference is no rounding
 
 
@@ -136,8 +139,9 @@ class _Job:
             if not self.is_rounding(shared, fault, check_inputs):
                 raise
             return shared
-        if worst > _NEAR * tolerance(self.form.graph):
-            self.leave_if_ill_conditioned(shared, check_inputs)
+        magnifies = any(node.op in _MAGNIFY for node in program.graph.live())
+        if worst > _NEAR * tolerance(self.form.graph) or magnifies:
+            self.leave_if_ill_conditioned(shared, check_inputs, _MANY if magnifies else ())
         return shared
 
     def draws_of_captured(self, check_inputs: Sequence[Any]) -> list[Draw]:
@@ -146,9 +150,17 @@ class _Job:
             return [draw_inputs(self.inputs, self.sides, 3, self.form.captured.batch, seed=7)]
         return _draws(self.module, self.inputs, self.sides, check_inputs)
 
-    def leave_if_ill_conditioned(self, shared: Shared, check_inputs: Sequence[Any]) -> None:
-        """Calls run an original whose own rounding is about what is promised: other inputs would show more of it."""
-        noise = own_rounding(self.module, self.inputs, self.sides, self.form, self.draws_of_captured(check_inputs))
+    def leave_if_ill_conditioned(
+        self, shared: Shared, check_inputs: Sequence[Any], more: Sequence[tuple[int, int]] = ()
+    ) -> None:
+        """Calls run an original whose own rounding is about what is promised: other inputs would show more of it.
+
+        ``more``: requests and candidates of further draws to look at.
+        """
+        draws = self.draws_of_captured(check_inputs)
+        if not self.form.captured.fixed_because:
+            draws += [draw_inputs(self.inputs, self.sides, r, n, seed=n) for r, n in more]
+        noise = own_rounding(self.module, self.inputs, self.sides, self.form, draws)
         if not tolerance(self.form.graph) / 2 < noise < _MOST_ROUNDING:
             return
         shared.report.ill_conditioned, shared.report.pays = True, False
