@@ -242,11 +242,12 @@ def test_a_score_does_not_depend_on_the_other_candidates(made: Any) -> None:
 @pytest.mark.slow
 @needs_compiler
 def test_a_second_process_loads_without_compiling(made: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    plain, choices, served, _, folder = made
+    plain, choices, served, compiled, folder = made
     monkeypatch.setattr("depthrank.engine.compiled_levels._package", pytest.fail)
     monkeypatch.setenv("PATH", "/nonexistent")
     again = with_compiled_level(plain, served, 1, choices, FINGERPRINT, CompileCache(folder))
     assert isinstance(again.experts[0], CompiledExpert)
+    assert again.experts[0]._compiled is compiled.experts[0]._compiled, "a library stays mapped: once a process"
 
 
 @pytest.mark.parametrize("spoil", ["damaged", "without a seal", "another's seal", "another key's file", "a link"])

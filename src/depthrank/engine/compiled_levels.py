@@ -15,6 +15,7 @@ import logging
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, cast
 
@@ -44,6 +45,7 @@ VERSION = 6  # of the exported graphs: another one compiles again
 TRIED = ((5, 3), (40, 17))  # candidates and positions at which compiled and eager must agree
 MOST_CANDIDATES = 1 << 16
 TOLERANCE = 0.03  # relative; where eager itself is farther from fp32 than this, twice as far as eager is
+MOST_LOADED = 32  # packages that a model which comes back finds
 Compiled = Callable[..., Any]
 
 logger = logging.getLogger("depthrank.engine")
@@ -205,7 +207,13 @@ class _Compilation:
                 raise ArtifactError(missing)
             logger.info("compiling %s; it takes a while, once", inputs.name)
             path = self.cache.make(key, lambda unfinished: _package(graph.eval(), self.plain, inputs, unfinished))
-        return cast(Compiled, torch._inductor.aoti_load_package(str(path)))
+        return _loaded(str(path))
+
+
+@lru_cache(maxsize=MOST_LOADED)
+def _loaded(path: str) -> Compiled:
+    """The package, loaded once a process: its library stays mapped for good, also when nothing runs it any more."""
+    return cast(Compiled, torch._inductor.aoti_load_package(path))
 
 
 def _key(plain: ElasticRanker, name: str, own: Mapping[str, LayerChoice], fingerprint: str) -> str:
