@@ -13,9 +13,6 @@ Legend: n batch, H heads, Q queries, P keys, d head width.
 from __future__ import annotations
 
 import ctypes
-import logging
-import threading
-from functools import cache
 from pathlib import Path
 
 import torch
@@ -24,16 +21,13 @@ from torch import Tensor
 from depthrank.errors import ArtifactError
 from depthrank.kernels.build import built
 from depthrank.kernels.compile_cache import CompileCache
-from depthrank.kernels.library import dense, function_of, in_parts, passed, plain
+from depthrank.kernels.library import dense, function_of, in_parts, loaded_once, passed, plain
 from depthrank.kernels.operators import attention_flops, operator
 
 ISA = ("avx512f", "avx512bw", "avx512vl", "avx512_vnni", "avx512_bf16")
 BLOCK_SCORES = 1 << 19  # 1 MB of bf16: scores of some queries against all keys stay in a core's cache
 TRIED = ((3, 7, 5, 24), (2, 30, 70, 64))  # heads, queries, keys, width at which it must be attention
 TOLERANCE = {False: 0.02, True: 0.04}  # relative, by int8
-
-logger = logging.getLogger("depthrank.kernels")
-_loading = threading.Lock()
 
 
 class AttentionKernel:
@@ -65,20 +59,11 @@ def _empty_like(q: Tensor) -> Tensor:
     return q.new_empty(n, queries, heads, width).transpose(1, 2)
 
 
-def attention_kernel() -> AttentionKernel | None:
+@loaded_once("attention in bf16")
+def attention_kernel() -> AttentionKernel:
     """The kernel of this process, compiled where it was not yet (two seconds, once a machine); None where this machine
     cannot run it, or compile it."""
-    with _loading:
-        return _loaded()
-
-
-@cache
-def _loaded() -> AttentionKernel | None:
-    try:
-        return checked_kernel()
-    except ArtifactError as error:
-        logger.info("attention in bf16 runs in torch's own operators, with the same answers: %s", error)
-        return None
+    return checked_kernel()
 
 
 def checked_kernel(cache: CompileCache | None = None) -> AttentionKernel:

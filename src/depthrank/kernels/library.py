@@ -6,12 +6,14 @@ Legend: N whatever the work is split by: rows, or heads.
 from __future__ import annotations
 
 import ctypes
+import logging
 import os
+import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from functools import cache
+from functools import cache, wraps
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -19,7 +21,36 @@ from torch import Tensor
 from depthrank.errors import ArtifactError
 
 Strides = ctypes.c_int64 * 3
+Kernel = TypeVar("Kernel")
 Passed = int | ctypes.Array[ctypes.c_int64] | None
+
+
+logger = logging.getLogger("depthrank.kernels")
+
+
+def loaded_once(what: str) -> Callable[[Callable[[], Kernel]], Callable[[], Kernel | None]]:
+    """Of a function that loads a kernel: the kernel of this process, loaded at first use; None where that raises
+    ArtifactError, which is told once."""
+
+    def around(load: Callable[[], Kernel]) -> Callable[[], Kernel | None]:
+        loading = threading.Lock()
+
+        @cache
+        def loaded() -> Kernel | None:
+            try:
+                return load()
+            except ArtifactError as error:
+                logger.info("%s runs in torch's own operators, with the same answers: %s", what, error)
+                return None
+
+        @wraps(load)
+        def kernel() -> Kernel | None:
+            with loading:
+                return loaded()
+
+        return kernel
+
+    return around
 
 
 def function_of(path: Path, name: str) -> Any:

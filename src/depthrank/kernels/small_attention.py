@@ -10,10 +10,7 @@ Legend: N rows, H heads, Q queries, P keys, d width of queries and keys, e width
 from __future__ import annotations
 
 import ctypes
-import logging
 import math
-import threading
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -23,16 +20,13 @@ from torch import Tensor
 from depthrank.errors import ArtifactError
 from depthrank.kernels.build import built
 from depthrank.kernels.compile_cache import CompileCache
-from depthrank.kernels.library import dense, function_of, in_parts, passed, plain
+from depthrank.kernels.library import dense, function_of, in_parts, loaded_once, passed, plain
 from depthrank.kernels.operators import attention_flops, operator
 
 ISA = ("avx512f",)
 TRIED = ((37, 2, 5, 7, 9, 3), (16, 1, 30, 30, 8, 8))  # rows, heads, queries, keys and widths it must be right at
 TOLERANCE = 1e-5  # relative
 MOST_FLOATS = 1 << 14  # of one head's keys and values: sixteen rows of them stay in a core's cache
-
-logger = logging.getLogger("depthrank.kernels")
-_loading = threading.Lock()
 
 
 class SmallAttentionKernel:
@@ -62,20 +56,11 @@ class SmallAttentionKernel:
         return out
 
 
-def small_attention_kernel() -> SmallAttentionKernel | None:
+@loaded_once("attention within rows")
+def small_attention_kernel() -> SmallAttentionKernel:
     """The kernel of this process, compiled where it was not yet (two seconds, once a machine); None where this machine
     cannot run it, or compile it."""
-    with _loading:
-        return _loaded()
-
-
-@cache
-def _loaded() -> SmallAttentionKernel | None:
-    try:
-        return checked_small_kernel()
-    except ArtifactError as error:
-        logger.info("attention within rows runs in torch's own operators, with the same answers: %s", error)
-        return None
+    return checked_small_kernel()
 
 
 def checked_small_kernel(cache: CompileCache | None = None) -> SmallAttentionKernel:
